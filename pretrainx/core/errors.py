@@ -1,0 +1,80 @@
+"""Errors that a person can act on, and the exit code of each."""
+
+from __future__ import annotations
+
+
+class PretrainxError(Exception):
+    """Says what happened, where (config path, file, leaf), why (both values) and what to do.
+
+    Shown as one block, last on stderr, without a traceback; the process ends with `exit_code`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", do: str = ""):
+        super().__init__(what)
+        self.what, self.where, self.why, self.do = what, where, why, do
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        for label, text in (("where", self.where), ("why", self.why), ("do", self.do)):
+            if text:
+                lines.append(f"  {label:<6}" + text.replace("\n", "\n        "))
+        return "\n".join(lines)
+
+    def block(self) -> str:
+        first, *rest = str(self).split("\n")
+        return "\n".join([f"error: {first}  (exit {self.exit_code})", *rest])
+
+
+class ConfigError(PretrainxError):
+    """A configuration or command line that cannot be meant."""
+
+    exit_code = 2
+
+
+class DataError(PretrainxError):
+    """Data, tokenizer or data fingerprint."""
+
+    exit_code = 3
+
+
+class CheckpointError(PretrainxError):
+    """No usable checkpoint, a mismatch, a failed save."""
+
+    exit_code = 4
+
+
+class OutOfMemoryError(PretrainxError):
+    """Host or device memory does not suffice."""
+
+    exit_code = 5
+
+
+class NonFiniteError(PretrainxError):
+    """Too many non-finite steps in a row."""
+
+    exit_code = 6
+
+
+class Preempted(PretrainxError):
+    """A signal asked the run to end; its state is saved. Running the same command again resumes."""
+
+    exit_code = 75
+
+
+class Interrupted(PretrainxError):
+    """A person stopped the run; its state is saved, a launcher does not restart it."""
+
+    exit_code = 130
+
+
+def nearest(name: str, names) -> str:
+    """`"; did you mean 'x'?"` for the closest of `names`, or the whole list where none is close."""
+    import difflib
+
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "known: " + ", ".join(names) if names else "nothing is known here"

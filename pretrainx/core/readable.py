@@ -1,0 +1,40 @@
+"""Numbers as people read them: `41.2k`, `3h12m`."""
+
+from __future__ import annotations
+
+import math
+
+
+def quantity(value: float) -> str:
+    """Three or four digits and a suffix: 41200 -> "41.2k", 124e6 -> "124.0M", 1.3e9 -> "1.3B"; below 1000 as it is."""
+    if not math.isfinite(value):
+        return str(value)
+    size, suffix = abs(value), ""
+    for next_suffix in ("k", "M", "B", "T"):
+        if size < 999.95:  # what would round to 1000.0 takes the next suffix
+            break
+        size, suffix = size / 1000, next_suffix
+    text = f"{size:.1f}{suffix}" if suffix else _small(size)
+    return "-" + text if value < 0 else text
+
+
+def _small(size: float) -> str:
+    if size == int(size) or size >= 100:
+        return f"{size:.0f}"
+    return f"{size:.1f}" if size >= 10 else f"{size:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """The two largest units: "45s", "12m05s", "3h12m", "2d03h"; "?" for what is not known."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    hours = round(seconds / 3600)
+    return f"{hours // 24}d{hours % 24:02d}h"

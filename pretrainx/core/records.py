@@ -1,0 +1,73 @@
+"""The records that pass between objectives and the train step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from flax import struct
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the loss: its name and its coefficient, a number or a schedule (a frozen, callable record)."""
+
+    name: str
+    coefficient: float | Callable[[jax.Array], jax.Array] = 1.0
+
+    def at(self, step):
+        return self.coefficient(step) if callable(self.coefficient) else self.coefficient
+
+
+@struct.dataclass
+class Observation:
+    """What `observe` makes of examples: what the model sees, what it must recover, and with which weight.
+
+    Attributes:
+      inputs, targets: trees of arrays.
+      weights: {term: float array}; per example of any shape, so in a batch [rows, ...].
+      valid: bool[rows], False for the padded rows of a last batch; filled in by `observe_rows`.
+    """
+
+    inputs: Any
+    targets: Any
+    weights: dict[str, jax.Array]
+    valid: Any = None
+
+
+@struct.dataclass
+class Sum:
+    """A collected array that is added up over rows (and so over microbatches), not stacked."""
+
+    array: jax.Array
+
+
+@struct.dataclass
+class Mean:
+    """A metric as a weighted sum and its weight: the mean of a batch is total / weight, whatever the microbatches."""
+
+    total: jax.Array
+    weight: jax.Array
+
+
+@struct.dataclass
+class Outcome:
+    """What an objective says about a microbatch.
+
+    Attributes:
+      totals: {term: scalar}, the weighted SUM over rows, never a mean.
+      per_row: {term: float[rows]}, the same sum per row, without gradient.
+      representations: {name: [rows, ...]}, handed to `couple` for the whole batch.
+      extras: only the leaves of the extras that `encode` changed.
+      collected: {name: [rows, ...] or Sum}, handed to `advance` in row order.
+      metrics: {name: Mean}.
+    """
+
+    totals: dict[str, Any] = field(default_factory=dict)
+    per_row: dict[str, Any] = field(default_factory=dict)
+    representations: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    collected: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,43 @@
+"""The vocabulary: what data and objectives agree on about token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pretrainx.core.errors import ConfigError, DataError, nearest
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Number of token ids, and the ids with a meaning of their own.
+
+    Attributes:
+      size: ids are 0 .. size - 1. A model may store more rows (padding); they are never targets.
+      specials: (name, id) pairs, such as (("pad", 0), ("eos", 1)).
+    """
+
+    size: int
+    specials: tuple[tuple[str, int], ...] = ()
+
+    def special(self, name: str) -> int:
+        """The id of a special token; ConfigError names the known ones."""
+        for known, token in self.specials:
+            if known == name:
+                return token
+        raise ConfigError(
+            f"the vocabulary has no special token {name!r}",
+            why=nearest(name, [known for known, _ in self.specials]),
+            do="train the tokenizer with that token, or choose an objective that does not need it",
+        )
+
+    def check(self, tokens: np.ndarray, where: str) -> None:
+        """Raises DataError when a token id lies outside the vocabulary (a lookup would clamp it silently)."""
+        if tokens.size and not (0 <= int(tokens.min()) and int(tokens.max()) < self.size):
+            raise DataError(
+                "a token id lies outside the vocabulary",
+                where=where,
+                why=f"ids from {int(tokens.min())} to {int(tokens.max())}, vocabulary size {self.size}",
+                do="prepare the data again with the tokenizer of this run",
+            )

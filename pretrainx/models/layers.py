@@ -1,0 +1,134 @@
+"""The layers that all models are made of. Every parameter is boxed with its logical axis names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from pretrainx.parallel.rules import constrain
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Dtypes of stored parameters and of matrix products. Norms, softmax and losses are float32 or wider."""
+
+    params: str = field(default="float32", metadata={"choices": DTYPES})
+    compute: str = field(default="float32", metadata={"choices": DTYPES})
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """x in float32, or in float64 where it already is: the dtype of statistics."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class Linear(nn.Module):
+    """y = x @ kernel + bias, contracting the last `len(inputs)` axes of x.
+
+    Attributes:
+      inputs, outputs: ((logical name, size), ...) of the kernel's dimensions.
+      std: standard deviation of the normal initialiser.
+    """
+
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+    std: float = 0.02
+    bias: bool = True
+    precision: Precision = Precision()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Logical names of the kernel, inputs first. Wrappers that add leaves beside it read them here."""
+        return tuple(name for name, _ in self.inputs + self.outputs)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = tuple(size for _, size in self.inputs + self.outputs)
+        initial = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
+        kernel = self.param("kernel", initial, shape, self.precision.params)
+        y = contract(x, kernel, len(self.inputs), self.precision.compute)
+        if self.bias:
+            names = tuple(name for name, _ in self.outputs)
+            initial = nn.with_logical_partitioning(nn.initializers.zeros, names)
+            sizes = tuple(size for _, size in self.outputs)
+            y = y + self.param("bias", initial, sizes, self.precision.params).astype(y.dtype)
+        return y
+
+
+def contract(x: jax.Array, kernel: jax.Array, count: int, dtype: str) -> jax.Array:
+    """x [..., inputs] times kernel [inputs, outputs] over `count` axes, accumulated in float32 or wider.
+
+    One matrix product of rank 2: the CPU's library gets the shapes it is fast at, XLA elsewhere does not mind.
+    """
+    kept, shape = x.shape[: x.ndim - count], kernel.shape
+    inner = math.prod(shape[:count])
+    left = x.astype(dtype).reshape(*kept, inner)
+    right = kernel.astype(dtype).reshape(inner, -1)
+    wider = jnp.promote_types(dtype, jnp.float32)
+    y = jnp.matmul(left, right, preferred_element_type=wider).astype(dtype)
+    return y.reshape(*kept, *shape[count:])
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis; statistics in float32 or wider."""
+
+    epsilon: float = 1e-5
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        boxed = nn.with_logical_partitioning
+        shape = (x.shape[-1],)
+        scale = self.param("scale", boxed(nn.initializers.ones, ("norm",)), shape, self.precision.params)
+        bias = self.param("bias", boxed(nn.initializers.zeros, ("norm",)), shape, self.precision.params)
+        y = wide(x)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
+        return (y * scale + bias).astype(x.dtype)
+
+
+class Embedding(nn.Module):
+    """A table [rows, width]: lookup of ids, and `attend` for an output layer tied to it."""
+
+    rows: int
+    width: int
+    axis: str = "vocab"
+    std: float = 0.02
+    precision: Precision = Precision()
+
+    def setup(self):
+        initial = nn.with_logical_partitioning(nn.initializers.normal(self.std), (self.axis, "embed"))
+        self.table = self.param("table", initial, (self.rows, self.width), self.precision.params)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """[..., width] of ids int32[...]. The table is gathered over `embed` first: a lookup in a table that is split
+        both ways makes XLA rematerialise it whole."""
+        return constrain(self.table.astype(self.precision.compute), self.axis, None)[ids]
+
+    def attend(self, x: jax.Array) -> jax.Array:
+        """Products of x [..., width] with every row: float32 [..., rows]."""
+        dtype = self.precision.compute
+        wider = jnp.promote_types(dtype, jnp.float32)
+        return jnp.matmul(x.astype(dtype), self.table.astype(dtype).T, preferred_element_type=wider)
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site) -> jax.Array:
+    """Zeroes entries of x [B, ...] with probability `rate` and scales the rest; as it is where keys is None.
+
+    Row b's mask comes from keys[b] and the site (one number per dropout of the model) alone, so that it does not depend
+    on microbatches or devices.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    draw = lambda key: jax.random.bernoulli(jax.random.fold_in(key, site), 1.0 - rate, x.shape[1:])
+    return jnp.where(jax.vmap(draw)(keys), x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def padded(size: int, multiple: int) -> int:
+    """`size` rounded up to a multiple, so that tables of odd vocabularies can be sharded."""
+    return -(-size // multiple) * multiple

@@ -1,0 +1,99 @@
+"""The contract between objectives and the train step, with quiet defaults for what most objectives never use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from pretrainx.core import random
+from pretrainx.core.records import Observation, Outcome, Term
+
+Batch = dict[str, Any]
+Params = dict[str, Any]
+Extras = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Hide, then recover: `observe` makes (inputs, targets, weights) of one example, `encode` runs the model and scores.
+
+    A frozen, hashable dataclass of numbers, strings, tuples and unbound Linen modules: it is static under jit, so two
+    equal ones share one compiled step. An objective implements `terms`, `batch_spec`, `init`, `observe`, `encode` and
+    `outputs`; the rest has defaults. Weights may depend on example, key and step, never on the model: the step needs
+    their sums over the whole batch before the first microbatch.
+    """
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        raise TypeError(f"{type(self).__name__} must name its terms")
+
+    def batch_spec(self, rows: int) -> Batch:
+        """{field: jax.ShapeDtypeStruct with leading axis `rows`}, always with `valid: bool[rows]`."""
+        raise TypeError(f"{type(self).__name__} must describe its batch")
+
+    def init(self, key: jax.Array, batch: Batch) -> Params:
+        """Parameters only, each boxed with its logical axis names."""
+        raise TypeError(f"{type(self).__name__} must make its parameters")
+
+    def start(self, key: jax.Array, params: Params, batch: Batch) -> tuple[Params, Extras]:
+        """(params, extras), boxed; runs once per run, AFTER restored parameters (`init_from`) were put in place.
+
+        Teachers, queues, anchors are made here: made in `init` they would be copies of noise.
+        """
+        return params, {}
+
+    def trains(self, path: str) -> bool:
+        """Whether the parameter at this path is trained; the others are frozen."""
+        return True
+
+    def observe(self, key: jax.Array, example: Batch, step: jax.Array) -> Observation:
+        """ONE example (no batch axis) -> what is seen, what is to be recovered, with which weight."""
+        raise TypeError(f"{type(self).__name__} must observe")
+
+    def encode(
+        self, params: Params, extras: Extras, observation: Observation, keys: Any, step: jax.Array, *, train: bool
+    ) -> Outcome:
+        """Scores a microbatch. `keys`: one per row, for dropout and other draws of the model."""
+        raise TypeError(f"{type(self).__name__} must encode")
+
+    def couple(
+        self, params: Params, extras: Extras, representations: Any, observation: Observation, step: jax.Array
+    ) -> Outcome:
+        """Scores the representations of the whole batch together; called only where `encode` returned some."""
+        return Outcome()
+
+    def advance(
+        self, params: Params, extras: Extras, collected: Any, key: jax.Array, step: jax.Array
+    ) -> tuple[Params, Extras]:
+        """(params, extras) after the optimizer's update of step `step`: teachers, queues, clamps."""
+        return params, extras
+
+    def outputs(
+        self,
+        params: Params,
+        extras: Extras,
+        inputs: Batch,
+        names: tuple[str, ...],
+        key: jax.Array | None = None,
+        *,
+        train: bool = False,
+    ) -> dict[str, jax.Array]:
+        """Named outputs (logits, hidden, features ...) on inputs that may be partial; an unknown name is an error."""
+        raise TypeError(f"{type(self).__name__} must give its outputs")
+
+    # A mixture replaces the two below; nothing else does.
+
+    def row_keys(self, key: jax.Array, batch: Batch) -> Any:
+        """key[rows], a function of the row's number in the global batch alone."""
+        return random.per_row(key, batch["valid"].shape[0])
+
+    def observe_rows(self, keys: Any, batch: Batch, step: jax.Array) -> Observation:
+        """`observe` over the rows of a batch; every weight is multiplied by `valid`."""
+        fields = {name: value for name, value in batch.items() if name != "valid"}
+        observation = jax.vmap(self.observe, in_axes=(0, 0, None))(keys, fields, step)
+        valid = batch["valid"]
+        mask = lambda weight: weight * valid.reshape(-1, *[1] * (weight.ndim - 1)).astype(weight.dtype)
+        weights = {name: mask(weight) for name, weight in observation.weights.items()}
+        return observation.replace(weights=weights, valid=valid)

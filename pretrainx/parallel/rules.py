@@ -1,0 +1,116 @@
+"""Sharding, said once: logical axis names -> mesh axes, and the one function that constrains activations.
+
+The rules in force are bound through `jax.make_user_context`, whose value is part of every trace-cache key: two rule tables
+in one process give two compiled programs. (Flax's own rules context is not in that key: the second table would silently
+keep the first one's shardings.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pretrainx.core.errors import ConfigError, nearest
+
+_RULES = jax.make_user_context(None)
+
+# Weights and activations have different names for their width: `batch` and a weight's `embed` both use fsdp, so an
+# activation [batch, embed] would use it twice.
+TABLE = (
+    ("batch", ("data", "fsdp")),
+    ("length", ("context",)),
+    ("act_embed", ()),
+    ("act_heads", ("tensor",)),
+    ("act_mlp", ("tensor",)),
+    ("act_vocab", ("tensor",)),
+    ("layers", ()),
+    ("embed", ("fsdp",)),
+    ("norm", ("fsdp",)),
+    ("heads", ("tensor",)),
+    ("head_dim", ()),
+    ("mlp", ("tensor",)),
+    ("vocab", ("tensor",)),
+    ("position", ("tensor",)),
+    ("rank", ()),
+)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A mesh and the table that maps logical names to its axes. Hashable; equal rules share compiled programs."""
+
+    mesh: Mesh
+    table: tuple[tuple[str, tuple[str, ...]], ...] = TABLE
+
+    def bound(self):
+        """Context manager: `constrain` obeys these rules inside it, under jit, scan and remat alike."""
+        return _RULES(self)
+
+    def axes(self, name: str | None) -> tuple[str, ...]:
+        """The mesh axes of one logical name; None is replicated."""
+        if name is None:
+            return ()
+        for known, axes in self.table:
+            if known == name:
+                return axes
+        raise ConfigError(
+            f"unknown logical axis {name!r}",
+            where="the sharding rules",
+            why=nearest(name, [known for known, _ in self.table]),
+            do="name an axis of the rule table, or add a row to it",
+        )
+
+    def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+        """The partition of an array with these logical axes; a dimension that does not divide is replicated.
+
+        Raises ConfigError for an unknown name, and for a mesh axis used twice in one array.
+        """
+        if len(names) != len(shape):
+            raise ValueError(f"{len(names)} axis names {names} for shape {shape}")
+        parts, used = [], set()
+        for name, size in zip(names, shape, strict=True):
+            axes = tuple(axis for axis in self.axes(name) if self.mesh.shape[axis] > 1)
+            if used & set(axes):
+                raise ConfigError(
+                    f"mesh axis {sorted(used & set(axes))[0]!r} is used twice in one array",
+                    where=f"logical axes {names}",
+                    why=", ".join(f"{each} -> {self.axes(each)}" for each in names if each),
+                    do="give the activation's dimension its own name, or change the rule table",
+                )
+            used |= set(axes)
+            if size % math.prod(self.mesh.shape[axis] for axis in axes):
+                axes = ()
+            parts.append(axes if len(axes) > 1 else axes[0] if axes else None)
+        return PartitionSpec(*parts)
+
+    def sharding(self, names, shape) -> NamedSharding:
+        return NamedSharding(self.mesh, self.spec(tuple(names), tuple(shape)))
+
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def rows(self, shape) -> NamedSharding:
+        """The sharding of an array whose leading axis is rows of a batch."""
+        return self.sharding(("batch",) + (None,) * (len(shape) - 1), shape)
+
+    def indivisible(self, names, shape) -> list[str]:
+        """The logical names whose dimension a rule would split but cannot: that leaf falls back to replication."""
+        found = []
+        for name, size in zip(names, shape, strict=True):
+            ways = math.prod(self.mesh.shape[axis] for axis in self.axes(name))
+            if size % ways:
+                found.append(f"{name}: {size} over {ways} ways")
+        return found
+
+    def batch_ways(self) -> int:
+        """Over how many groups of devices the rows of a batch are split."""
+        return math.prod(self.mesh.shape[axis] for axis in self.axes("batch"))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """`x` with its sharding pinned to the logical axes `names`, one per dimension; as it is where no rules are bound."""
+    rules = _RULES.value
+    return x if rules is None else jax.lax.with_sharding_constraint(x, rules.sharding(names, x.shape))

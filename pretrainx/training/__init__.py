@@ -1,0 +1,1 @@
+"""State, the one train step, guard, checkpoints and the loop."""

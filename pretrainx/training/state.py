@@ -1,0 +1,150 @@
+"""The train state: what it holds, how it is laid over the devices, how it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from pretrainx.core import axes, paths, random
+from pretrainx.core.errors import ConfigError
+from pretrainx.objectives.objective import Objective
+from pretrainx.optim.optimizer import Optimizer
+from pretrainx.parallel.rules import Rules
+from pretrainx.training import guard
+
+
+@struct.dataclass
+class TrainState:
+    """Plain, unboxed arrays. The random streams are functions of (seed, step) and are not stored.
+
+    Attributes:
+      step: int32[], the number of batches consumed; it moves on skipped steps too.
+      params, frozen: the trained leaves and the others, each a tree; merged they are the parameters.
+      opt_state: of the trained leaves only.
+      extras: all non-gradient state of the objective.
+      ema: averaged `params`, or {}.
+      guard: counters and the window of recent losses.
+    """
+
+    step: jax.Array
+    params: paths.Tree
+    frozen: paths.Tree
+    opt_state: Any
+    extras: paths.Tree
+    ema: paths.Tree
+    guard: paths.Tree
+
+    def full_params(self, averaged: bool = False) -> paths.Tree:
+        """All parameters; with `averaged`, the EMA of the trained ones where one is kept."""
+        return paths.merge(self.frozen, self.ema if averaged and self.ema else self.params)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an objective's parameters and extras will be, found without computing any.
+
+    Attributes:
+      params, extras: trees of jax.ShapeDtypeStruct.
+      params_axes, extras_axes: ((path, axis names), ...).
+    """
+
+    params: paths.Tree
+    extras: paths.Tree
+    params_axes: tuple
+    extras_axes: tuple
+
+    def shardings(self, rules: Rules) -> tuple[paths.Tree, paths.Tree]:
+        place = lambda tree, names: paths.map_leaves(
+            lambda path, leaf: rules.sharding(dict(names)[path], leaf.shape), tree
+        )
+        return place(self.params, self.params_axes), place(self.extras, self.extras_axes)
+
+
+def example_batch(objective: Objective, rows: int) -> dict:
+    """A batch of zeros: initialisers read shapes only."""
+    return jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), objective.batch_spec(rows))
+
+
+def layout(objective: Objective, rows: int) -> Layout:
+    """Shapes and axes of what `init` and `start` make. ValueError names a leaf without logical axes."""
+
+    def make():
+        batch = example_batch(objective, rows)
+        key = jax.random.key(0)
+        return objective.start(key, objective.init(key, batch), batch)
+
+    params, extras = jax.eval_shape(make)
+    return Layout(axes.unbox(params), axes.unbox(extras), axes.of_boxed(params), axes.of_boxed(extras))
+
+
+def fallbacks(found: Layout, rules: Rules, limit_bytes: float = 2**30) -> list[str]:
+    """A line for each leaf that a rule would split but whose size does not divide: it is replicated in that dimension.
+
+    Raises ConfigError where the leaf is larger than `limit_bytes`.
+    """
+    lines = []
+    for tree, table in ((found.params, found.params_axes), (found.extras, found.extras_axes)):
+        shapes = dict(paths.leaves(tree))
+        for path, names in table:
+            leaf = shapes[path]
+            trouble = rules.indivisible(names, leaf.shape)
+            size = math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize if trouble else 0
+            if size > limit_bytes:
+                raise ConfigError(
+                    f"{path} cannot be split over the mesh",
+                    where="config.mesh",
+                    why=f"{'; '.join(trouble)}: {size / 2**30:.2f} GiB would be replicated",
+                    do="choose mesh sizes that divide the model's, or another model size",
+                )
+            if trouble:
+                lines.append(f"{path}: {size} bytes kept whole on each device ({'; '.join(trouble)})")
+    return lines
+
+
+def create(
+    objective: Objective, optimizer: Optimizer, options, found: Layout, rows: int, restored: paths.Tree | None = None
+) -> TrainState:
+    """A fresh state, made in one jitted call and born sharded.
+
+    `restored` holds parameter leaves of another run (`init_from`): they take the place of the initial ones before
+    `start` runs, and what they replace is never computed.
+    """
+
+    def make(restored):
+        batch = example_batch(objective, rows)
+        params = objective.init(random.stream(options.seed, random.INIT), batch)
+        given = dict(paths.leaves(restored))
+        replace = lambda path, leaf: leaf.replace_boxed(given[path]) if path in given else leaf
+        params = paths.map_leaves(replace, params)
+        params, extras = objective.start(random.stream(options.seed, random.START), params, batch)
+        params, extras = axes.unbox(params), axes.unbox(extras)
+        trained, frozen = paths.split(params, objective.trains)
+        ema = jax.tree.map(jnp.copy, trained) if options.ema else {}
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, trained, frozen, optimizer.init(trained), extras, ema, guard.start(options.guard))
+
+    with options.rules.bound():
+        shapes = jax.eval_shape(make, restored or {})
+        shardings = state_shardings(optimizer, options, found, shapes)
+        return jax.jit(make, out_shardings=shardings)(restored or {})
+
+
+def state_shardings(optimizer: Optimizer, options, found: Layout, shapes: TrainState) -> TrainState:
+    """Where every leaf of a state lies: moments, averages and teachers like the parameters they belong to."""
+    params, extras = found.shardings(options.rules)
+    whole = options.rules.replicated()
+    trained = paths.restrict(params, like=shapes.params)
+    return TrainState(
+        step=whole,
+        params=trained,
+        frozen=paths.restrict(params, like=shapes.frozen),
+        opt_state=optimizer.shardings(shapes.opt_state, trained, whole),
+        extras=extras,
+        ema=paths.restrict(params, like=shapes.ema),
+        guard=jax.tree.map(lambda _: whole, shapes.guard),
+    )
