@@ -71,3 +71,8 @@ def unbox(tree: paths.Tree) -> paths.Tree:
 def count(tree: paths.Tree) -> int:
     """Number of parameters in a tree of arrays or shapes."""
     return sum(math.prod(leaf.shape) for _, leaf in paths.leaves(tree))
+
+
+def boxed(value, *names: str | None) -> nn.LogicallyPartitioned:
+    """An array with its logical axis names, as `init` and `start` must return them."""
+    return nn.LogicallyPartitioned(value, names)

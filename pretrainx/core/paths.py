@@ -35,9 +35,14 @@ def from_leaves(pairs) -> Tree:
     return tree
 
 
-def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> Tree:
-    """A tree of the same form with `function(path, leaf)` at each leaf."""
-    return from_leaves((path, function(path, leaf)) for path, leaf in leaves(tree))
+def map_leaves(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
+    """A tree of the same form, empty branches included, with `function(path, leaf)` at each leaf."""
+    mapped = {}
+    for name in sorted(tree):
+        path = f"{prefix}/{name}" if prefix else name
+        value = tree[name]
+        mapped[name] = map_leaves(function, value, path) if isinstance(value, dict) else function(path, value)
+    return mapped
 
 
 def merge(under: Tree, over: Tree) -> Tree:

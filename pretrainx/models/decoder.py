@@ -52,6 +52,17 @@ class DecoderConfig:
     def mlp_width(self) -> int:
         return int(self.width * self.mlp_ratio)
 
+    def build(self, vocab_size: int, length: int, precision: Precision) -> Decoder:
+        """The decoder of these sizes for rows of `length` tokens."""
+        if self.max_length and self.max_length < length:
+            raise ConfigError(
+                "the rows are longer than the position table",
+                where="config.model.max_length",
+                why=f"config.data.length {length}, config.model.max_length {self.max_length}",
+                do=f"--config.model.max_length={length}, or 0 to follow the data",
+            )
+        return Decoder(self, vocab_size, self.max_length or length, precision)
+
 
 class Block(nn.Module):
     """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)). Scanned over `layer`."""

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from pretrainx.core.errors import nearest
-from pretrainx.core.records import Observation, Outcome, Term
+from pretrainx.core.records import Observation, Term
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.models import sizes
 from pretrainx.models.decoder import Decoder
+from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.objective import Objective
 
@@ -51,6 +53,9 @@ class Autoregressive(Objective):
         nll = cross_entropy.token_nll(logits, observation.targets)
         return cross_entropy.outcome("nll", nll, observation.weights["nll"])
 
+    def flops_per_row(self):
+        return self.length * sizes.decoder_flops_per_token(self.model.config, self.vocabulary.size, self.length)
+
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
         """logits [B, T, V]; hidden [B, T, D]; features [B, D], the mean of hidden. inputs: {"tokens": int32[B, T]}."""
         known = ("logits", "hidden", "features")
@@ -68,3 +73,12 @@ class Autoregressive(Objective):
             found["hidden"] = run("hidden", x)
             found["features"] = found["hidden"].mean(1)
         return {name: found[name] for name in names}
+
+
+@dataclass(frozen=True)
+class AutoregressiveConfig:
+    """The section `config.objective` of this paradigm: nothing to choose."""
+
+    def build(self, model, vocabulary: Vocabulary, length: int, precision: Precision) -> Autoregressive:
+        """`model` is the section `config.model`; `length` the data's T."""
+        return Autoregressive(model.build(vocabulary.size, length, precision), vocabulary, length)

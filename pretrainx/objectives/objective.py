@@ -83,6 +83,10 @@ class Objective:
         """Named outputs (logits, hidden, features ...) on inputs that may be partial; an unknown name is an error."""
         raise TypeError(f"{type(self).__name__} must give its outputs")
 
+    def flops_per_row(self) -> float | None:
+        """FLOPs of a row's forward and backward pass, counted from the sizes, for MFU; None where not counted."""
+        return None
+
     # A mixture replaces the two below; nothing else does.
 
     def row_keys(self, key: jax.Array, batch: Batch) -> Any:

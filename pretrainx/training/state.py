@@ -106,19 +106,47 @@ def fallbacks(found: Layout, rules: Rules, limit_bytes: float = 2**30) -> list[s
     return lines
 
 
+def abstract(objective: Objective, optimizer: Optimizer, options, found: Layout) -> TrainState:
+    """The state as jax.ShapeDtypeStruct leaves with shardings: moments, averages and teachers lie like their parameters."""
+    trained, frozen = paths.split(found.params, objective.trains)
+    if not trained:
+        raise ConfigError(
+            "no parameter is trained",
+            where="config.adapt",
+            why=f"all {len(found.params_axes)} leaves are frozen",
+            do="select some leaves to train",
+        )
+    opt_state = jax.eval_shape(optimizer.init, trained)
+    params, extras = found.shardings(options.rules)
+    whole = options.rules.replicated()
+    like_params = paths.restrict(params, like=trained)
+    counters = jax.eval_shape(lambda: guard.start(options.guard))
+    pairs = TrainState(
+        step=(jax.ShapeDtypeStruct((), jnp.int32), whole),
+        params=(trained, like_params),
+        frozen=(frozen, paths.restrict(params, like=frozen)),
+        opt_state=(opt_state, optimizer.shardings(opt_state, like_params, whole)),
+        extras=(found.extras, extras),
+        ema=(trained, like_params) if options.ema else ({}, {}),
+        guard=(counters, jax.tree.map(lambda _: whole, counters)),
+    )
+    place = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+    fields = {name: jax.tree.map(place, *getattr(pairs, name)) for name in TrainState.__dataclass_fields__}
+    return TrainState(**fields)
+
+
 def create(
-    objective: Objective, optimizer: Optimizer, options, found: Layout, rows: int, restored: paths.Tree | None = None
+    objective: Objective, optimizer: Optimizer, options, found: Layout, rows: int, restored: dict[str, Any] | None = None
 ) -> TrainState:
     """A fresh state, made in one jitted call and born sharded.
 
-    `restored` holds parameter leaves of another run (`init_from`): they take the place of the initial ones before
-    `start` runs, and what they replace is never computed.
+    `restored` holds parameter leaves {path: array} of another run (`init_from`): they take the place of the initial ones
+    before `start` runs, and what they replace is never computed.
     """
 
-    def make(restored):
+    def make(given):
         batch = example_batch(objective, rows)
         params = objective.init(random.stream(options.seed, random.INIT), batch)
-        given = dict(paths.leaves(restored))
         replace = lambda path, leaf: leaf.replace_boxed(given[path]) if path in given else leaf
         params = paths.map_leaves(replace, params)
         params, extras = objective.start(random.stream(options.seed, random.START), params, batch)
@@ -129,22 +157,5 @@ def create(
         return TrainState(zero, trained, frozen, optimizer.init(trained), extras, ema, guard.start(options.guard))
 
     with options.rules.bound():
-        shapes = jax.eval_shape(make, restored or {})
-        shardings = state_shardings(optimizer, options, found, shapes)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(objective, optimizer, options, found))
         return jax.jit(make, out_shardings=shardings)(restored or {})
-
-
-def state_shardings(optimizer: Optimizer, options, found: Layout, shapes: TrainState) -> TrainState:
-    """Where every leaf of a state lies: moments, averages and teachers like the parameters they belong to."""
-    params, extras = found.shardings(options.rules)
-    whole = options.rules.replicated()
-    trained = paths.restrict(params, like=shapes.params)
-    return TrainState(
-        step=whole,
-        params=trained,
-        frozen=paths.restrict(params, like=shapes.frozen),
-        opt_state=optimizer.shardings(shapes.opt_state, trained, whole),
-        extras=extras,
-        ema=paths.restrict(params, like=shapes.ema),
-        guard=jax.tree.map(lambda _: whole, shapes.guard),
-    )

@@ -83,7 +83,7 @@ def train_step(
         # and the compiler removes it.
         first = lambda _, part: (None, encode(state.params, part).representations)
         _, representations = jax.lax.scan(first, None, parts)
-        gradients, cotangents, joint = jax.tree.map(jnp.zeros_like, state.params), {}, Outcome()
+        gradients, cotangents, joint = jax.tree.map(jnp.zeros_like, state.params), representations, Outcome()
         if jax.tree.leaves(representations):
             differentiate = jax.grad(couple, (0, 1), has_aux=True)
             (gradients, cotangents), joint = differentiate(state.params, row_order(representations))
@@ -110,7 +110,8 @@ def train_step(
             step,
         )
         params = paths.restrict(full, like=params)
-        ema = jax.tree.map(lambda old, new: options.ema * old + (1 - options.ema) * new, state.ema, params if state.ema else {})
+        average = lambda old, new: options.ema * old + (1 - options.ema) * new
+        ema = jax.tree.map(average, state.ema, params) if state.ema else {}
         advanced = state.replace(params=params, opt_state=opt_state, extras=extras, ema=ema)
 
         accepted = guard.accept(options.guard, state.guard, loss, grad_norm)
@@ -137,10 +138,29 @@ def mean_of(mean: Mean) -> jax.Array:
     return mean.total / jnp.where(mean.weight > 0, mean.weight, 1)
 
 
-def make_train_step(objective: Objective, optimizer: Optimizer, options: Options, state: TrainState):
-    """The jitted step of (state, batch), for a state placed like this one. The state passed in is donated."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(
-        train_step, static_argnums=(0, 1, 2), donate_argnums=(3,), out_shardings=(shardings, options.rules.replicated())
-    )
-    return lambda state, batch: step(objective, optimizer, options, state, batch)
+class TrainStep:
+    """The jitted step of (state, batch), for a state placed like the one given. The state passed in is donated."""
+
+    def __init__(self, objective: Objective, optimizer: Optimizer, options: Options, state: TrainState):
+        self.static = (objective, optimizer, options)
+        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        self.traces = 0  # how many programs were made; more than one in a run is a bug
+        outputs = (self.shardings, options.rules.replicated())
+
+        def counted(*arguments):
+            self.traces += 1
+            return train_step(*arguments)
+
+        self.jitted = jax.jit(counted, static_argnums=(0, 1, 2), donate_argnums=(3,), out_shardings=outputs)
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+        return self.jitted(*self.static, state, batch)
+
+    def lower(self, state: TrainState, batch: Batch):
+        """For looking at the compiled program: its memory, FLOPs and collectives."""
+        return self.jitted.lower(*self.static, state, batch)
+
+
+def make_train_step(objective: Objective, optimizer: Optimizer, options: Options, state: TrainState) -> TrainStep:
+    """The step for those who bring their own loop: `state, metrics = step(state, batch)`."""
+    return TrainStep(objective, optimizer, options, state)

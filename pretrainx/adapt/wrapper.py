@@ -1,0 +1,61 @@
+"""A wrapper is an objective around an objective. This one changes nothing; others override what they change."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from pretrainx.objectives.objective import Objective
+
+
+@dataclass(frozen=True)
+class Wrapper(Objective):
+    """Passes every call on to `inner`. The model runs inside `scope(params)`, where interceptors enter modules."""
+
+    inner: Objective
+
+    def scope(self, params) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    @property
+    def terms(self):
+        return self.inner.terms
+
+    def batch_spec(self, rows):
+        return self.inner.batch_spec(rows)
+
+    def init(self, key, batch):
+        return self.inner.init(key, batch)
+
+    def start(self, key, params, batch):
+        return self.inner.start(key, params, batch)
+
+    def trains(self, path):
+        return self.inner.trains(path)
+
+    def observe(self, key, example, step):
+        return self.inner.observe(key, example, step)
+
+    def encode(self, params, extras, observation, keys, step, *, train):
+        with self.scope(params):
+            return self.inner.encode(params, extras, observation, keys, step, train=train)
+
+    def couple(self, params, extras, representations, observation, step):
+        with self.scope(params):
+            return self.inner.couple(params, extras, representations, observation, step)
+
+    def advance(self, params, extras, collected, key, step):
+        return self.inner.advance(params, extras, collected, key, step)
+
+    def outputs(self, params, extras, inputs, names, key=None, *, train=False):
+        with self.scope(params):
+            return self.inner.outputs(params, extras, inputs, names, key, train=train)
+
+    def flops_per_row(self):
+        return self.inner.flops_per_row()
+
+    def row_keys(self, key, batch):
+        return self.inner.row_keys(key, batch)
+
+    def observe_rows(self, keys, batch, step):
+        return self.inner.observe_rows(keys, batch, step)

@@ -1,0 +1,1 @@
+"""The command line: `pretrainx COMMAND ...`, also `python -m pretrainx` (the top floor)."""

@@ -1,0 +1,152 @@
+"""The commands, and what a person sees when one fails: a single block, last on stderr, and its exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+from pretrainx.cli.arguments import EVERYWHERE, Arguments, Command, Flag, find, parse
+from pretrainx.core.errors import ConfigError, Interrupted, OutOfMemoryError, PretrainxError
+
+
+def _train(arguments: Arguments) -> int:
+    from pretrainx.cli.config_file import load
+
+    values = load(arguments.flags["config"], arguments.overrides)
+    from pretrainx.runs.train import train
+
+    allowed = tuple(filter(None, arguments.flags.get("allow_change", "").split(",")))
+    return train(values, arguments.flags["workdir"], allowed)
+
+
+def _report(arguments: Arguments) -> int:
+    from pretrainx.report.page import write
+
+    print(write(arguments.flags["output"], arguments.positionals))
+    return 0
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "train",
+            "train a run, or resume it: the same command again goes on from the last checkpoint",
+            _train,
+            (
+                Flag("config", "a config file, or a run's config.json", "FILE[:ARG]", required=True),
+                Flag("workdir", "the directory of the run", "DIR", required=True),
+                Flag("allow_change", "on resume, what may differ from the checkpoint (such as data)", "KEY,..."),
+            ),
+            overrides=True,
+        ),
+        Command(
+            "report",
+            "write one self-contained HTML page about one or several runs",
+            _report,
+            (Flag("output", "the page to write", "FILE.html", required=True),),
+            positionals="RUN",
+        ),
+    )
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command line (default: the process's) and returns its exit code. Never raises but SystemExit."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _dispatch(words)
+    except PretrainxError as error:
+        return _fail(error, with_traceback=debug)
+    except KeyboardInterrupt:
+        stopped = Interrupted(
+            "interrupted", why="work since the last checkpoint is lost", do="run the same command again to resume"
+        )
+        return _fail(stopped, with_traceback=debug)
+    except Exception as error:
+        shortage = _out_of_memory(error)
+        if shortage is not None:
+            return _fail(shortage, with_traceback=debug)
+        return _fail(_bug(error), with_traceback=True)
+
+
+def _dispatch(words: list[str]) -> int:
+    everywhere = [f"--{flag.name}" for flag in EVERYWHERE]
+    before = 0
+    while before < len(words) and words[before] in everywhere:
+        before += 1
+    if before == len(words):
+        if "--help" in words:
+            print(_overview())
+            return 0
+        raise ConfigError("no command is given", why="commands: " + ", ".join(COMMANDS), do="pretrainx --help")
+    if words[before].startswith("-"):
+        raise ConfigError(
+            f"the command comes before {words[before]!r}",
+            where="command line",
+            why="commands: " + ", ".join(COMMANDS),
+            do="pretrainx COMMAND --key=value ...",
+        )
+    command = find(COMMANDS, words[before])
+    arguments = parse(command, words[:before] + words[before + 1 :])
+    if "help" in arguments.flags:
+        print(_help(command))
+        return 0
+    return command.run(arguments)
+
+
+def _fail(error: PretrainxError, with_traceback: bool) -> int:
+    """Called inside an `except`: prints the block, last on stderr, and gives the exit code."""
+    sys.stdout.flush()
+    if with_traceback:
+        traceback.print_exc()
+    print(error.block(), file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+def _out_of_memory(error: Exception) -> OutOfMemoryError | None:
+    """The error that a person can act on, where memory of a device or of the host ran out; else None."""
+    jax: Any = sys.modules.get("jax")  # never imported here: where it is not loaded, it raised nothing
+    device = jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    if not device and not isinstance(error, MemoryError):
+        return None
+    detail = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
+    return OutOfMemoryError(
+        "out of memory",
+        where="device" if device else "host",
+        why=detail[:400],
+        do="one of these, cheapest first:\n"
+        "--config.train.microbatches=N   twice as many: the same update from smaller pieces\n"
+        "--config.model.remat=full       recompute activations in the backward pass\n"
+        "--config.mesh.fsdp=-1           shard parameters and optimizer state over the devices",
+    )
+
+
+def _bug(error: Exception) -> PretrainxError:
+    frames = traceback.extract_tb(error.__traceback__)
+    return PretrainxError(
+        f"unexpected {type(error).__name__}: {error}",
+        where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "",
+        why="no check foresaw this, so it is a fault of the program or of code that the config names",
+        do="report it with the traceback above",
+    )
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {command.name:<{width}}  {command.help}" for command in COMMANDS.values()]
+    return "\n".join(
+        ["usage: pretrainx COMMAND --key=value ...", "", *rows, "", "pretrainx COMMAND --help shows its flags."]
+    )
+
+
+def _help(command: Command) -> str:
+    flags = (*command.flags, *EVERYWHERE)
+    rows = [(flag.form(), flag.help) for flag in flags]
+    if command.overrides:
+        rows.insert(len(command.flags), ("--config.KEY=VALUE", "override a key, such as --config.train.steps=20"))
+    width = max(len(form) for form, _ in rows)
+    lines = [f"  {form:<{width}}  {text}" for form, text in rows]
+    return "\n".join([f"usage: {command.form()}", "", command.help, "", *lines])

@@ -1,0 +1,1 @@
+"""What feeds a run: documents, tokenizers, prepared token files, rows by step, placing on devices (floor 1)."""

@@ -1,0 +1,197 @@
+"""Curves as SVG text that goes into a page as it is. The only file that imports matplotlib."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from pretrainx.core.readable import quantity
+from pretrainx.report.read import Run
+
+COLOURS = ("#2f5d8a", "#c2571a", "#3a7d44", "#8e3b6f", "#7a6a1f", "#4b4ba3", "#a33b3b", "#3b8f8f")
+_POINTS = 1200  # of a line: more than pixels across are bytes that nobody sees
+_LEAST_TO_SMOOTH = 60
+_INK, _MUTED, _GRID = "#2b2f36", "#6b7280", "#e6e8eb"
+_STYLE = {
+    "svg.fonttype": "path",
+    "font.size": 9,
+    "axes.edgecolor": "#b8bdc6",
+    "axes.labelcolor": _MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titlecolor": _INK,
+    "axes.titlepad": 10,
+    "text.color": _INK,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One figure: what is drawn of each run.
+
+    Attributes:
+      key: the metric. smooth: draw it faintly, with its running mean on top. points: draw markers too.
+      also: metrics drawn as points over the first. level: a metric whose last value is a dashed horizontal line.
+      logarithmic: a logarithmic axis where the values span more than a factor of 50.
+    """
+
+    title: str
+    key: str
+    smooth: bool = False
+    points: bool = False
+    also: tuple[tuple[str, str], ...] = ()
+    level: tuple[str, str] | None = None
+    logarithmic: bool = False
+    scale: float = 1.0
+
+
+CURVES = (
+    Curve(
+        "Loss",
+        "train/loss",
+        smooth=True,
+        also=(("eval/held_out/loss", "held out"),),
+        level=("eval/trigram/loss", "trigram model"),
+    ),
+    Curve("Bits per byte, held out", "eval/held_out/bits_per_byte", points=True),
+    Curve("Gradient norm", "train/grad_norm", smooth=True, logarithmic=True),
+    Curve("Learning rate", "train/lr"),
+    Curve("Tokens per second", "perf/tokens_per_s", smooth=True),
+    Curve("Examples per second", "perf/examples_per_s", smooth=True),
+    Curve("Model FLOPs utilisation (%)", "perf/mfu", smooth=True, scale=100.0),
+)
+
+
+def draw(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(title, SVG text) of every curve that at least one run has values for; runs are overlaid in COLOURS' order."""
+    with matplotlib.rc_context(_STYLE):
+        return [
+            (curve.title, _svg(curve, runs))
+            for curve in CURVES
+            if any(run.series(key)[0] for run in runs for key in (curve.key, *(key for key, _ in curve.also)))
+        ]
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """The mean over a centred window of about a fortieth of the points, at least 5.
+
+    At the start the window narrows on both sides (a loss falls fast there, and must not be drawn too low); at the
+    end it loses only what is not there yet, so that the last value is a mean too.
+    """
+    half = max(2, len(values) // 80)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    before = np.minimum(half, index)
+    after = np.minimum(before, len(values) - 1 - index)
+    return (sums[index + after + 1] - sums[index - before]) / (before + after + 1)
+
+
+def _svg(curve: Curve, runs: Sequence[Run]) -> str:
+    figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+    axes = figure.add_subplot()
+    shown: list[np.ndarray] = []
+    for index, run in enumerate(runs):
+        shown += _draw_run(axes, curve, run, COLOURS[index % len(COLOURS)], alone=len(runs) == 1)
+    levels = [run.last(curve.level[0]) for run in runs] if curve.level else []
+    _frame(axes, curve, np.concatenate(shown), max(filter(None, levels), default=-np.inf))
+    handles, labels = axes.get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))  # "held out" once, whatever the number of runs
+    names = sorted(entries, key=[run.name for run in runs].__contains__, reverse=True)
+    if len(names) > 1 or len(runs) > 1:
+        axes.legend([entries[name] for name in names], names, loc="best")
+    buffer = io.StringIO()
+    # A fixed salt makes equal reports equal bytes; without metadata the text holds no date and no address.
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with matplotlib.rc_context({"svg.hashsalt": curve.key}):
+        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    return _inline(buffer.getvalue(), curve)
+
+
+def _draw_run(axes, curve: Curve, run: Run, colour: str, alone: bool) -> list[np.ndarray]:
+    """Adds one run; returns the values that the axis should show."""
+    shown = []
+    steps, values = (np.asarray(series) for series in run.series(curve.key))
+    values = values * curve.scale
+    if len(steps):
+        name = ("train" if curve.also else curve.title) if alone else run.name
+        smooth = curve.smooth and len(values) >= _LEAST_TO_SMOOTH
+        line = running_mean(values) if smooth else values
+        if smooth:
+            axes.plot(*_thinned(steps, values), color=colour, alpha=0.28, linewidth=0.8)
+        markers = {"marker": "o", "markersize": 3.5} if curve.points or len(steps) == 1 else {}
+        axes.plot(*_thinned(steps, line), color=colour, linewidth=1.5, label=name, **markers)
+        shown += [line, values]
+    for key, label in curve.also:
+        steps, values = (np.asarray(series) for series in run.series(key))
+        if len(steps):
+            tint = COLOURS[1] if alone else colour
+            marks = {"marker": "o", "markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.6}
+            axes.plot(steps, values, color=tint, linewidth=0, label=label, zorder=3, **marks)
+            shown.append(values)
+    height = run.last(curve.level[0]) if curve.level else None
+    if height is not None:
+        dashes = (0, (5, 3))
+        axes.axhline(height, color=_MUTED if alone else colour, linewidth=1, linestyle=dashes, label=curve.level[1])
+        shown.append(np.asarray([height]))
+    return shown
+
+
+def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most about _POINTS points. Of each stretch the least and the greatest value stay, so that spikes are seen."""
+    if len(steps) <= _POINTS:
+        return steps, values
+    stretches = np.array_split(np.arange(len(steps)), _POINTS // 2)
+    ends = [(part[np.argmin(values[part])], part[np.argmax(values[part])]) for part in stretches]
+    chosen = np.unique(np.concatenate([*ends, (0, len(steps) - 1)]))
+    return steps[chosen], values[chosen]
+
+
+def _frame(axes, curve: Curve, values: np.ndarray, level: float) -> None:
+    """Title, grid and limits; `level` is a height that stays in view."""
+    axes.set_title(curve.title, weight="bold")
+    axes.set_xlabel("step")
+    axes.grid(True, axis="y")
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
+    if curve.logarithmic and values.min() > 0 and values.max() > 50 * values.min():
+        axes.set_yscale("log")
+        return
+    if values.max() >= 10_000:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
+    else:
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    low, usual, high = np.quantile(values, (0.0, 0.9, 1.0))
+    top = max(low + 2 * (usual - low), level + 0.1 * (level - low) if level > low else low)
+    if curve.smooth and high - low > 2 * (top - low) > 0:  # the start, or one spike, would flatten all the rest
+        axes.set_ylim(low - 0.05 * (top - low), top)
+        text = f"goes up to {quantity(float(high))}"
+        axes.annotate(text, (1, 1.03), xycoords="axes fraction", ha="right", color=_MUTED, fontsize=8)
+
+
+def _inline(text: str, curve: Curve) -> str:
+    """The bare <svg> element: no prologue, scaled by its viewBox, ids of its own, named for screen readers."""
+    text = text[text.index("<svg") :]
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", head)
+    rest = re.sub(r"<style.*?</style>", "", rest, count=1, flags=re.DOTALL)  # it would style the whole page
+    prefix = re.sub(r"\W+", "-", curve.key)
+    rest = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", rest)
+    return f'{head} role="img" aria-label="{curve.title}">{rest}'

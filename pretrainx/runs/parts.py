@@ -1,0 +1,41 @@
+"""The parts of a run, made from its recipe: objective, rules, options, optimizer. Nothing is computed yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.objectives.objective import Objective
+from pretrainx.optim.optimizer import Optimizer
+from pretrainx.parallel.mesh import make_mesh
+from pretrainx.parallel.rules import Rules
+from pretrainx.runs.recipe import Recipe, check_batch
+from pretrainx.training import state as states
+from pretrainx.training.step import Options
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the train step is made from."""
+
+    objective: Objective
+    optimizer: Optimizer
+    options: Options
+    found: states.Layout
+    rows_per_device: int
+
+    @property
+    def rules(self) -> Rules:
+        return self.options.rules
+
+
+def assemble(recipe: Recipe, vocabulary: Vocabulary, devices=None) -> Parts:
+    """The parts of a recipe over `devices` (default: all). ConfigError where mesh, batch and model do not fit."""
+    objective = recipe.objective.build(recipe.model, vocabulary, recipe.data.length, recipe.precision)
+    rules = Rules(make_mesh(recipe.mesh, devices))
+    rows_per_device = check_batch(recipe, rules.batch_ways())
+    options = Options(rules, recipe.seed, recipe.train.microbatches, recipe.ema.decay, recipe.guard)
+    found = states.layout(objective, recipe.train.batch_size)
+    schedule = recipe.schedule.over(recipe.train.steps)
+    optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes)
+    return Parts(objective, optimizer, options, found, rows_per_device)

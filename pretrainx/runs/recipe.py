@@ -1,0 +1,127 @@
+"""The whole configuration of a run, and the tables of names that its sections choose from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from pretrainx.core import config as strict
+from pretrainx.core.errors import ConfigError
+from pretrainx.data.text import TextConfig
+from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.layers import Precision
+from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.optim.optimizer import OPTIMIZERS
+from pretrainx.optim.schedules import SCHEDULES
+from pretrainx.parallel.mesh import MeshConfig
+from pretrainx.training.guard import GuardConfig
+from pretrainx.training.loop import LoopConfig
+
+# A new objective, model or data set is one file and one line here.
+OBJECTIVES = {"autoregressive": AutoregressiveConfig}
+MODELS = {"decoder": DecoderConfig}
+DATA = {"text": TextConfig}
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Attributes:
+    every: steps between saves; the last step is always saved.
+    keep: how many of the newest saves stay on disk.
+    """
+
+    every: int = field(default=1000, metadata={"min": 1})
+    keep: int = field(default=2, metadata={"min": 1})
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Averaged parameters, used by evaluation: ema = decay * ema + (1 - decay) * params. 0 keeps none."""
+
+    decay: float = field(default=0.0, metadata={"min": 0, "max": 0.999999})
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Continuations of prompts, written to samples/ at each evaluation. No prompts, no samples."""
+
+    prompts: tuple[str, ...] = ()
+    temperature: float = field(default=0.8, metadata={"above": 0})
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Attributes:
+    tokens: evaluate on the first so many held-out tokens; 0 on all.
+    batch_size: rows of an evaluation batch; 0 takes the training batch's.
+    trigram: also report an interpolated trigram model's loss on the same tokens, fitted once on the training split.
+    samples: text to look at.
+    """
+
+    tokens: int = field(default=0, metadata={"min": 0})
+    batch_size: int = field(default=0, metadata={"min": 0})
+    trigram: bool = False
+    samples: SampleConfig = SampleConfig()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run, resolved. Sections live beside the parts that they configure; this only gathers them."""
+
+    train: LoopConfig
+    seed: int = field(default=0, metadata={"min": 0, "max": 2**32 - 1})
+    objective: Any = field(metadata={"table": OBJECTIVES, "default_name": "autoregressive"}, default=AutoregressiveConfig())
+    model: Any = field(metadata={"table": MODELS, "default_name": "decoder"}, default=DecoderConfig())
+    data: Any = field(metadata={"table": DATA, "default_name": "text"}, default=TextConfig())
+    init_from: str = ""
+    optimizer: Any = field(metadata={"table": OPTIMIZERS, "default_name": "adamw"}, default=OPTIMIZERS["adamw"]())
+    schedule: Any = field(metadata={"table": SCHEDULES, "default_name": "cosine"}, default=SCHEDULES["cosine"]())
+    precision: Precision = Precision()
+    ema: EmaConfig = EmaConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    resume: str = field(default="auto", metadata={"choices": ("auto", "never")})
+    guard: GuardConfig = GuardConfig()
+    evals: EvalConfig = EvalConfig()
+
+    def __post_init__(self):
+        self.schedule.over(self.train.steps)
+        if self.precision.params == "float64" or self.precision.compute == "float64":
+            import jax
+
+            if not jax.config.jax_enable_x64:
+                raise ConfigError(
+                    "float64 is switched off in JAX", where="config.precision", do="set JAX_ENABLE_X64=1 in the environment"
+                )
+
+
+def parse(values: dict) -> Recipe:
+    """A recipe from nested plain values; ConfigError lists everything that is wrong with them."""
+    return strict.parse(Recipe, values)
+
+
+def check_batch(recipe: Recipe, ways: int) -> int:
+    """Rows per device and microbatch. ConfigError when the global batch does not divide over devices and microbatches.
+
+    `ways` is over how many groups of devices rows are split.
+    """
+    rows, parts = recipe.train.batch_size, recipe.train.microbatches
+    if rows % (ways * parts):
+        unit = ways * parts
+        near = max(unit, round(rows / unit) * unit)
+        raise ConfigError(
+            "the batch does not divide over the mesh",
+            where="config.train.batch_size",
+            why=f"{rows} rows over {ways} data x fsdp ways and {parts} microbatches",
+            do=f"--config.train.batch_size={near}, or another config.mesh or config.train.microbatches",
+        )
+    evaluated = recipe.evals.batch_size
+    if evaluated % ways:
+        raise ConfigError(
+            "the evaluation batch does not divide over the mesh",
+            where="config.evals.batch_size",
+            why=f"{evaluated} rows over {ways} data x fsdp ways",
+            do=f"--config.evals.batch_size={math.ceil(evaluated / ways) * ways}",
+        )
+    return rows // (ways * parts)

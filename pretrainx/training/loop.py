@@ -1,0 +1,161 @@
+"""The loop: batch, step, log, evaluate, save, look for a signal; always in this order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+from pretrainx.core.errors import NonFiniteError
+from pretrainx.training import progress
+from pretrainx.training.checkpoint import Checkpoints
+from pretrainx.training.signals import Signals
+from pretrainx.training.state import TrainState
+from pretrainx.training.step import TrainStep
+from pretrainx.training.writers import Journal
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Attributes:
+    steps: length of the run.
+    batch_size: rows of the GLOBAL batch; per-device rows and microbatches are derived.
+    microbatches: parts that the batch is computed in, one after the other.
+    log_every, eval_every: steps between logged lines, and between evaluations (0: only at the end).
+    grad_clip: global gradient norm above which gradients are scaled down; 0 is off.
+    """
+
+    steps: int = field(metadata={"min": 1})
+    batch_size: int = field(metadata={"min": 1})
+    microbatches: int = field(default=1, metadata={"min": 1})
+    log_every: int = field(default=10, metadata={"min": 1})
+    eval_every: int = field(default=0, metadata={"min": 0})
+    grad_clip: float = field(default=1.0, metadata={"min": 0})
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of training alone: compiling, evaluating and saving are not in the rates."""
+
+    mark: float = field(default_factory=time.perf_counter)
+    paused: float = 0.0
+    steps: int = 0
+
+    def lap(self, waited: float) -> tuple[float, float]:
+        """(seconds per step, share of them spent waiting for data) since the last lap."""
+        seconds = time.perf_counter() - self.mark - self.paused
+        rate = seconds / max(self.steps, 1), waited / max(seconds, 1e-9)
+        self.mark, self.paused, self.steps = time.perf_counter(), 0.0, 0
+        return rate
+
+    def aside(self, action: Callable):
+        started = time.perf_counter()
+        result = action()
+        self.paused += time.perf_counter() - started
+        return result
+
+
+@dataclass
+class Loop:
+    """Everything a run needs from step to step.
+
+    Attributes:
+      next_batch: the placed batch of the next step; `waited` tells the seconds it has waited so far.
+      record_hash: step -> hex name of the rows of its batch, in each log line.
+      evaluate: (state, stop) -> {metric name: value}, {} when stopped on the way.
+      facts: what each checkpoint's meta record holds beside the state.
+      units_per_step, unit: what the rate counts, such as tokens per step and "tok".
+      flops_per_step, peak: for MFU; None where unknown.
+    """
+
+    config: LoopConfig
+    step: TrainStep
+    next_batch: Callable[[], dict]
+    waited: Callable[[], float]
+    record_hash: Callable[[int], str]
+    evaluate: Callable[[TrainState, Callable[[], bool]], dict[str, float]]
+    checkpoints: Checkpoints
+    save_every: int
+    journal: Journal
+    workdir: Path
+    facts: Callable[[], dict]
+    units_per_step: float
+    unit: str
+    flops_per_step: float | None
+    peak: float | None
+    patience: int
+    wall: Callable[[], float]
+    say: Callable[[str], None] = print
+
+    def run(self, state: TrainState, signals: Signals) -> TrainState:
+        """Trains up to the last step. Raises Preempted or Interrupted after saving, NonFiniteError after `patience` skips."""
+        done, watch, waited = int(state.step), None, self.waited()
+        while done < self.config.steps and not signals.requested():
+            state, metrics = self.step(state, self.next_batch())
+            done += 1
+            if watch is None:  # the first step compiles
+                jax.block_until_ready(metrics["loss"])
+                self.journal.event("first_step", step=done, seconds=round(self.wall(), 3))
+                watch, waited = Stopwatch(), self.waited()
+            else:
+                watch.steps += 1
+            last = done == self.config.steps
+            if done % self.config.log_every == 0 or last:
+                self.log(done, metrics, watch, waited)
+                waited = self.waited()
+            self.checkpoints.poll()
+            if last or (self.config.eval_every and done % self.config.eval_every == 0):
+                watch.aside(lambda: self.evaluated(state, signals))
+            if last or done % self.save_every == 0:
+                watch.aside(lambda: self.checkpoints.save(state, self.facts()))
+        if signals.requested():
+            self.checkpoints.wait()
+            self.checkpoints.save(state, self.facts())
+            self.checkpoints.wait()
+            self.journal.event("signal", name=signals.received, step=done)
+            raise signals.error(done, self.workdir)
+        self.checkpoints.wait()
+        return state
+
+    def log(self, done: int, metrics: dict, watch: Stopwatch, waited: float) -> None:
+        """One line in metrics.jsonl and one on the screen. Fetching the metrics is the only wait for the device."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "per_row"}
+        steps = watch.steps
+        seconds, share = watch.lap(self.waited() - waited)
+        loss, norm, rate = values.pop("loss"), values.pop("grad_norm"), values.pop("lr")
+        skipped, streak = int(values.pop("skipped")), int(values.pop("streak"))
+        record = {"step": done, "train/loss": loss, "train/grad_norm": norm, "train/lr": rate}
+        terms = {name: value for name, value in values.items() if name.startswith("term/")}
+        record |= {f"train/{name}": value for name, value in values.items() if len(terms) > 1 or name not in terms}
+        record |= {"train/skipped": skipped, "batch_hash": self.record_hash(done - 1), "wall": round(self.wall(), 3)}
+        units, mfu = self.units_per_step / seconds if steps else 0.0, None
+        if steps:
+            name = {"tok": "tokens"}.get(self.unit, "examples")
+            record |= {f"perf/{name}_per_s": units, "perf/data_wait": share}
+            if self.peak and self.flops_per_step:
+                mfu = self.flops_per_step / seconds / self.peak
+                record["perf/mfu"] = mfu
+        self.journal.metrics(record)
+        left = (self.config.steps - done) * seconds if steps else None
+        self.say(progress.line(done, self.config.steps, loss, norm, rate, units, f"{self.unit}/s", mfu, share, left))
+        if streak:
+            self.journal.event("skipped", step=done, in_a_row=streak, in_all=skipped)
+            self.say(f"skipped: {streak} steps in a row were not finite or spiked, {skipped} in all")
+        if streak >= self.patience:
+            raise NonFiniteError(
+                f"{streak} steps in a row could not be taken",
+                where=f"{self.workdir}, steps {done - streak} to {done - 1}",
+                why=f"loss {loss:g}, gradient norm {norm:g}",
+                do="look at the data of these steps, lower config.schedule.peak, or raise config.guard.patience",
+            )
+
+    def evaluated(self, state: TrainState, signals: Signals) -> None:
+        values = self.evaluate(state, signals.requested)
+        if values:
+            done = int(state.step)
+            self.journal.metrics({"step": done} | {f"eval/{name}": value for name, value in values.items()})
+            shown = " | ".join(f"{name} {value:.4f}" for name, value in values.items() if "/term/" not in name)
+            self.say(f"eval {done}/{self.config.steps} | {shown}")

@@ -1,0 +1,158 @@
+"""The objectives under contract: every registered one and the toys, all on the shipped scanned, rematerialised decoder."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from toys.bottleneck import Bottleneck
+from toys.clip import Clip
+from toys.coca import Coca
+from toys.codebook import Codebook
+from toys.ewc import Ewc
+from toys.lora import Lora
+from toys.mixture import Mixture
+from toys.moco import Moco
+from toys.prompt import Prompt
+
+from pretrainx.core import paths
+from pretrainx.core.schedule import WarmupCosine
+from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.models.decoder import Decoder, DecoderConfig
+from pretrainx.models.layers import Precision
+from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.optim.optimizer import AdamWConfig, Optimizer
+from pretrainx.parallel.mesh import MeshConfig, make_mesh
+from pretrainx.parallel.rules import Rules
+from pretrainx.training import state as states
+from pretrainx.training.step import Options, make_train_step
+
+ROWS, LENGTH, STEPS = 16, 12, 6
+VOCABULARY = Vocabulary(50, (("pad", 0), ("eos", 1)))
+CONFIG = DecoderConfig(width=32, depth=2, heads=4, dropout=0.1, remat="full", vocab_multiple=16)
+
+
+def text(kind, config=CONFIG, **extra):
+    model = Decoder(config, VOCABULARY.size, 2 * LENGTH, Precision("float64", "float64"))
+    return kind(model, VOCABULARY, LENGTH, **extra)
+
+
+CASES = {
+    "autoregressive": lambda: text(Autoregressive),
+    "moco": lambda: text(Moco),
+    "clip": lambda: text(Clip),
+    "coca": lambda: text(Coca),
+    "codebook": lambda: text(Codebook),
+    "lora(autoregressive)": lambda: Lora(text(Autoregressive)),
+    "bottleneck(autoregressive)": lambda: Bottleneck(text(Autoregressive)),
+    "prompt(autoregressive)": lambda: Prompt(text(Autoregressive)),
+    "ewc(clip)": lambda: Ewc(text(Clip)),
+    "lora(coca)": lambda: Lora(text(Coca)),
+    "mixture(autoregressive, moco)": lambda: Mixture(
+        (("lm", text(Autoregressive), 0.5), ("moco", text(Moco), 0.5)),
+    ),
+    "lora(mixture(clip, codebook))": lambda: Lora(Mixture((("clip", text(Clip), 0.5), ("vq", text(Codebook), 0.5)))),
+}
+
+
+def make_batch(objective, rows=ROWS, seed=0):
+    """A batch by the objective's own spec: random tokens, uneven padding, the third row invalid."""
+    rng = np.random.default_rng(seed)
+
+    def fill(spec):
+        if "valid" not in spec:
+            return {name: fill(part) for name, part in spec.items()}
+        count, width = spec["tokens"].shape
+        tokens = rng.integers(2, VOCABULARY.size, (count, width))
+        for row in range(count):
+            tokens[row, rng.integers(width // 2, width + 1) :] = 0
+        return {"tokens": np.asarray(tokens, np.int32), "valid": np.arange(count) != 2}
+
+    return fill(objective.batch_spec(rows))
+
+
+@dataclass
+class Run:
+    """One prepared run: call `step` as often as wanted."""
+
+    objective: object
+    optimizer: Optimizer
+    options: Options
+    found: states.Layout
+    state: states.TrainState
+    step: object
+
+    def place(self, batch):
+        return jax.tree.map(lambda x: jax.device_put(x, self.options.rules.rows(x.shape)), batch)
+
+
+def noisy(state, scale=0.1):
+    """Parameters + N(0, scale): at initialisation some gradients are zero by construction."""
+    rng = np.random.default_rng(1)
+    move = lambda x: jax.device_put(np.asarray(x) + scale * rng.standard_normal(x.shape), x.sharding)
+    full = paths.map_leaves(lambda _, leaf: move(leaf), state.full_params())
+    return state.replace(params=paths.restrict(full, like=state.params), frozen=paths.restrict(full, like=state.frozen))
+
+
+def prepare(
+    case, mesh=MeshConfig(1), microbatches=1, noise=True, objective=None, clip=1.0, optimizer=AdamWConfig(), **options
+):
+    objective = objective or CASES[case]()
+    ways = np.prod([getattr(mesh, axis) for axis in ("data", "fsdp", "tensor")])
+    rules = Rules(make_mesh(mesh, jax.devices()[:ways]))
+    options = Options(rules, seed=3, microbatches=microbatches, ema=0.9, **options)
+    found = states.layout(objective, ROWS)
+    chain = Optimizer(optimizer, WarmupCosine(1e-2, 2, 10), clip, found.params_axes)
+    state = states.create(objective, chain, options, found, ROWS)
+    state = noisy(state) if noise else state
+    return Run(objective, chain, options, found, state, make_train_step(objective, chain, options, state))
+
+
+@dataclass
+class Trace:
+    """What a run left on the host: the state before, after each step, and the metrics of each step."""
+
+    run: Run
+    states: list
+    metrics: list
+    compiled: int
+
+
+@functools.lru_cache(maxsize=4)
+def trace(case, mesh=MeshConfig(1), microbatches=1):
+    """STEPS steps of a case. Cached: the checks of one case share one compiled program."""
+    run = prepare(case, mesh, microbatches)
+    state, seen, metrics = run.state, [host(run.state)], []
+    for i in range(STEPS):
+        state, measured = run.step(state, run.place(make_batch(run.objective, seed=i)))
+        seen.append(host(state))
+        metrics.append(host(measured))
+    run.state = state
+    return Trace(run, seen, metrics, run.step.traces)
+
+
+def host(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+def difference(a, b):
+    """(largest absolute difference, the leaf where it is) of two trees of equal form."""
+    worst, where = 0.0, ""
+    left, right = jax.tree_util.tree_leaves_with_path(a), jax.tree_util.tree_leaves_with_path(b)
+    assert [p for p, _ in left] == [p for p, _ in right]
+    for (path, x), (_, y) in zip(left, right, strict=True):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        gap = np.abs(x - y).max() if x.size else 0.0
+        if not gap <= worst:
+            worst, where = float(gap), jax.tree_util.keystr(path)
+    return worst, where
+
+
+def gradients(trace_):
+    """The gradient of the first step, from Adam's first moment (zero before it)."""
+    b1 = trace_.run.optimizer.config.b1
+    return jax.tree.map(lambda m: m / (1 - b1), trace_.states[1].opt_state["adam"].mu)
+
+
+def bits(tree):
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
