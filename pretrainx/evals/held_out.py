@@ -63,7 +63,9 @@ class HeldOut:
         if self.bytes_of_text and "nll" in totals:
             result["bits_per_byte"] = float(totals["nll"]) / math.log(2) / self.bytes_of_text
         result |= {f"term/{name}": value for name, value in terms.items()} if len(terms) > 1 else {}
-        return result | {f"metric/{name}": float(total / weight) for name, (total, weight) in means.items() if weight > 0}
+        return result | {
+            f"metric/{name}": float(total / weight) for name, (total, weight) in means.items() if weight > 0
+        }
 
 
 def add(sums: dict, values: dict) -> None:

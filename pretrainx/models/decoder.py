@@ -1,4 +1,4 @@
-"""A decoder-only transformer of the GPT-2 architecture (Radford et al. 2019): embed, blocks, head."""
+"""A decoder-only transformer: embed, blocks, head. Its defaults are GPT-2's architecture (Radford et al. 2019)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from pretrainx.core.errors import ConfigError
 from pretrainx.models.attention import Attention
-from pretrainx.models.layers import Embedding, LayerNorm, Linear, Precision, dropout, padded, wide
+from pretrainx.models.layers import ACTIVATIONS, NORMS, Embedding, Linear, Norm, Precision, dropout, padded, wide
 from pretrainx.parallel.rules import constrain
 
 
@@ -22,6 +22,10 @@ class DecoderConfig:
       width, depth, heads: model width D, number of blocks L, attention heads H.
       mlp_ratio: hidden width of the MLP over D.
       max_length: rows of the position table; 0 takes the data's length.
+      positions: "learned" table, or "rotary" turns of queries and keys.
+      norm, activation: "layer" or "rms"; "gelu_tanh" or "relu_squared".
+      qk_norm: normalise queries and keys per head.
+      bias: biases in linear layers.
       dropout: rate on embeddings and both residual branches.
       remat: "none" keeps every activation, "full" recomputes each block in the backward pass.
       unroll: blocks per iteration of the scan over layers; 0 unrolls all (fast on CPU at small depth).
@@ -33,6 +37,11 @@ class DecoderConfig:
     heads: int = field(default=4, metadata={"min": 1})
     mlp_ratio: float = field(default=4.0, metadata={"above": 0})
     max_length: int = field(default=0, metadata={"min": 0})
+    positions: str = field(default="learned", metadata={"choices": ("learned", "rotary")})
+    norm: str = field(default="layer", metadata={"choices": NORMS})
+    activation: str = field(default="gelu_tanh", metadata={"choices": tuple(ACTIVATIONS)})
+    qk_norm: bool = False
+    bias: bool = True
     dropout: float = field(default=0.0, metadata={"min": 0.0, "max": 0.99})
     remat: str = field(default="none", metadata={"choices": ("none", "full")})
     unroll: int = field(default=1, metadata={"min": 0})
@@ -76,31 +85,40 @@ class Block(nn.Module):
         config, precision = self.config, self.precision
         # The two matrices that write into the residual stream start smaller: the sum of 2 L branches keeps its scale.
         output_std = config.initial_std / (2 * config.depth) ** 0.5
-        y = LayerNorm(precision=precision, name="attention_norm")(x)
-        y = Attention(config.heads, config.initial_std, output_std, precision, name="attention")(y)
+        y = Norm(config.norm, precision=precision, name="attention_norm")(x)
+        y = Attention(
+            config.heads,
+            config.initial_std,
+            output_std,
+            rotary=config.positions == "rotary",
+            qk_norm=config.qk_norm,
+            bias=config.bias,
+            precision=precision,
+            name="attention",
+        )(y)
         x = constrain(x + dropout(y, config.dropout, keys, 2 * layer), "batch", "length", "act_embed")
-        y = LayerNorm(precision=precision, name="mlp_norm")(x)
-        y = MLP(config.mlp_width, config.initial_std, output_std, precision, name="mlp")(y)
+        y = Norm(config.norm, precision=precision, name="mlp_norm")(x)
+        y = MLP(config, output_std, precision, name="mlp")(y)
         x = constrain(x + dropout(y, config.dropout, keys, 2 * layer + 1), "batch", "length", "act_embed")
         return x, None
 
 
 class MLP(nn.Module):
-    """out(gelu_tanh(up(x)))."""
+    """down(activation(up(x)))."""
 
-    hidden: int
-    std: float
+    config: DecoderConfig
     output_std: float
     precision: Precision
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        width, hidden = (("embed", x.shape[-1]),), (("mlp", self.hidden),)
-        y = Linear(width, hidden, self.std, precision=self.precision, name="up")(x)
+        config, precision = self.config, self.precision
+        width, hidden = (("embed", x.shape[-1]),), (("mlp", config.mlp_width),)
+        y = Linear(width, hidden, config.initial_std, config.bias, precision, name="up")(x)
         y = constrain(y, "batch", "length", "act_mlp")
         # In float32 whatever is stored: bfloat16 elementwise work is three times slower on CPU, and no more exact.
-        y = jax.nn.gelu(wide(y), approximate=True).astype(y.dtype)
-        return Linear(hidden, width, self.output_std, precision=self.precision, name="down")(y)
+        y = ACTIVATIONS[config.activation](wide(y)).astype(y.dtype)
+        return Linear(hidden, width, self.output_std, config.bias, precision, name="down")(y)
 
 
 class Decoder(nn.Module):
@@ -120,7 +138,8 @@ class Decoder(nn.Module):
         std = config.initial_std
         rows = padded(self.vocab_size, config.vocab_multiple)
         self.token = Embedding(rows, config.width, "vocab", std, precision)
-        self.position = Embedding(self.max_length, config.width, "position", std, precision)
+        if config.positions == "learned":
+            self.position = Embedding(self.max_length, config.width, "position", std, precision)
         # scan and remat make a new class at each call: here, never as a field, or equal models would differ.
         block = nn.remat(Block, prevent_cse=False) if config.remat == "full" else Block
         self.layers = nn.scan(
@@ -132,13 +151,15 @@ class Decoder(nn.Module):
             unroll=config.unroll or config.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, precision)
-        self.final_norm = LayerNorm(precision=precision)
+        self.final_norm = Norm(config.norm, precision=precision)
 
     def embed(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """[B, T, D]"""
-        if tokens.shape[1] > self.max_length:
-            raise ValueError(f"{tokens.shape[1]} tokens, but the position table has {self.max_length} rows")
-        x = self.token(tokens) + self.position(jnp.arange(tokens.shape[1]))
+        x = self.token(tokens)
+        if self.config.positions == "learned":
+            if tokens.shape[1] > self.max_length:
+                raise ValueError(f"{tokens.shape[1]} tokens, but the position table has {self.max_length} rows")
+            x = x + self.position(jnp.arange(tokens.shape[1]))
         return constrain(dropout(x, self.config.dropout, keys, 2 * self.config.depth), "batch", "length", "act_embed")
 
     def blocks(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:

@@ -11,6 +11,11 @@ from flax import linen as nn
 
 from pretrainx.parallel.rules import constrain
 
+ACTIVATIONS = {
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+}
+NORMS = ("layer", "rms")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -74,9 +79,13 @@ def contract(x: jax.Array, kernel: jax.Array, count: int, dtype: str) -> jax.Arr
     return y.reshape(*kept, *shape[count:])
 
 
-class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis; statistics in float32 or wider."""
+class Norm(nn.Module):
+    """Over the last axis, statistics in float32 or wider.
 
+    "layer": (x - mean) / sqrt(variance + epsilon) * scale + bias; "rms": x / sqrt(mean(x^2) + epsilon) * scale.
+    """
+
+    kind: str = "layer"
     epsilon: float = 1e-5
     precision: Precision = Precision()
 
@@ -85,11 +94,13 @@ class LayerNorm(nn.Module):
         boxed = nn.with_logical_partitioning
         shape = (x.shape[-1],)
         scale = self.param("scale", boxed(nn.initializers.ones, ("norm",)), shape, self.precision.params)
-        bias = self.param("bias", boxed(nn.initializers.zeros, ("norm",)), shape, self.precision.params)
         y = wide(x)
-        y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
-        return (y * scale + bias).astype(x.dtype)
+        if self.kind == "layer":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon) * scale
+        if self.kind == "layer":
+            y = y + self.param("bias", boxed(nn.initializers.zeros, ("norm",)), shape, self.precision.params)
+        return y.astype(x.dtype)
 
 
 class Embedding(nn.Module):

@@ -6,9 +6,15 @@ from pretrainx.models.decoder import DecoderConfig
 
 
 def decoder_parameters(config: DecoderConfig, vocab_size: int, max_length: int) -> int:
-    """Parameters of the GPT-2 form with tied head: V d + T d + L (4 d^2 + 2 d f + 9 d + f) + 2 d, padding not counted."""
+    """Parameters with a tied head, the vocabulary's padding not counted.
+
+    GPT-2's form: V d + T d + L (4 d^2 + 2 d f + 9 d + f) + 2 d; fewer without biases, with RMS norms, with rotary positions.
+    """
     d, f = config.width, config.mlp_width
-    return vocab_size * d + max_length * d + config.depth * (4 * d * d + 2 * d * f + 9 * d + f) + 2 * d
+    norm = 2 * d if config.norm == "layer" else d
+    biases = 5 * d + f if config.bias else 0
+    positions = max_length * d if config.positions == "learned" else 0
+    return vocab_size * d + positions + config.depth * (4 * d * d + 2 * d * f + biases + 2 * norm) + norm
 
 
 def decoder_flops_per_token(config: DecoderConfig, vocab_size: int, length: int) -> float:

@@ -14,6 +14,7 @@ import jax
 import optax
 
 from pretrainx.core import axes, paths
+from pretrainx.optim import muon
 
 ROLES = ("kernel", "bias", "norm", "embedding", "head", "scalar")
 
@@ -38,7 +39,7 @@ class AdamWConfig:
     decays: tuple[str, ...] = field(default=("kernel", "head", "embedding"), metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
 
-    def direction(self):
+    def direction(self, by_path):
         return "adam", optax.scale_by_adam(self.b1, self.b2, self.epsilon)
 
 
@@ -51,11 +52,30 @@ class SGDConfig:
     decays: tuple[str, ...] = field(default=("kernel", "head", "embedding"), metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
 
-    def direction(self):
+    def direction(self, by_path):
         return "momentum", optax.trace(self.momentum)
 
 
-OPTIMIZERS = {"adamw": AdamWConfig, "sgd": SGDConfig}
+@dataclass(frozen=True)
+class MuonConfig:
+    """Muon (Jordan et al. 2024) on hidden matrices, Adam on everything else (embeddings, head, norms, biases).
+
+    Muon's updates are scaled by 0.2 sqrt(larger side), which gives them Adam's size (Liu et al. 2025): one rate serves both.
+    """
+
+    momentum: float = field(default=0.95, metadata={"min": 0, "max": 1})
+    b1: float = field(default=0.9, metadata={"min": 0, "max": 1})
+    b2: float = field(default=0.95, metadata={"min": 0, "max": 1})
+    epsilon: float = field(default=1e-8, metadata={"above": 0})
+    weight_decay: float = field(default=0.1, metadata={"min": 0})
+    decays: tuple[str, ...] = field(default=("kernel", "head", "embedding"), metadata={"choices": ROLES})
+    groups: tuple[Group, ...] = ()
+
+    def direction(self, by_path):
+        return "muon", muon.by_role(by_path, self.momentum, optax.scale_by_adam(self.b1, self.b2, self.epsilon))
+
+
+OPTIMIZERS = {"adamw": AdamWConfig, "muon": MuonConfig, "sgd": SGDConfig}
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Optimizer:
       leaves: ((path, axis names), ...) of every parameter, trained or not.
     """
 
-    config: AdamWConfig | SGDConfig
+    config: AdamWConfig | MuonConfig | SGDConfig
     schedule: Callable
     clip: float
     leaves: tuple[tuple[str, axes.Names], ...]
@@ -78,7 +98,7 @@ class Optimizer:
         for group in self.config.groups:
             paths.matching(group.pattern, self.by_path, "config.optimizer.groups")
 
-    @property
+    @functools.cached_property
     def by_path(self) -> dict[str, axes.Names]:
         return dict(self.leaves)
 
@@ -98,7 +118,7 @@ class Optimizer:
         parts = []
         if self.clip > 0:
             parts.append(("clip", optax.clip_by_global_norm(self.clip)))
-        parts.append(self.config.direction())
+        parts.append(self.config.direction(self.by_path))
         parts.append(("decay", optax.stateless(self._decayed)))
         parts.append(("rates", optax.stateless(self._scaled)))
         parts.append(("rate", optax.scale_by_learning_rate(self.schedule)))
@@ -126,10 +146,15 @@ class Optimizer:
         return self.schedule(state["rate"].count)
 
     def shardings(self, state, params_shardings, other):
-        """A state's shardings: moments follow their parameters, counts take `other`."""
-        return optax.tree_utils.tree_map_params(
-            self.transform, lambda _, sharding: sharding, state, params_shardings, transform_non_params=lambda _: other
-        )
+        """A state's shardings: a leaf whose path ends in a parameter's path lies like it, counts take `other`."""
+        known = dict(paths.leaves(params_shardings))
+
+        def place(path, leaf):
+            names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+            ends = ("/".join(names[i:]) for i in range(len(names)))
+            return next((known[end] for end in ends if end in known), other)
+
+        return jax.tree_util.tree_map_with_path(place, state)
 
     def table(self, shapes: dict[str, tuple[int, ...]]) -> list[tuple]:
         """(path, role, matrix shape, rate multiplier, decay) of every leaf, for printing and for tests."""

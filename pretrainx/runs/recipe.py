@@ -71,7 +71,9 @@ class Recipe:
 
     train: LoopConfig
     seed: int = field(default=0, metadata={"min": 0, "max": 2**32 - 1})
-    objective: Any = field(metadata={"table": OBJECTIVES, "default_name": "autoregressive"}, default=AutoregressiveConfig())
+    objective: Any = field(
+        metadata={"table": OBJECTIVES, "default_name": "autoregressive"}, default=AutoregressiveConfig()
+    )
     model: Any = field(metadata={"table": MODELS, "default_name": "decoder"}, default=DecoderConfig())
     data: Any = field(metadata={"table": DATA, "default_name": "text"}, default=TextConfig())
     init_from: str = ""
@@ -92,7 +94,9 @@ class Recipe:
 
             if not jax.config.jax_enable_x64:
                 raise ConfigError(
-                    "float64 is switched off in JAX", where="config.precision", do="set JAX_ENABLE_X64=1 in the environment"
+                    "float64 is switched off in JAX",
+                    where="config.precision",
+                    do="set JAX_ENABLE_X64=1 in the environment",
                 )
 
 

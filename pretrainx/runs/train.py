@@ -34,7 +34,9 @@ from pretrainx.training.step import make_train_step
 from pretrainx.training.writers import Journal
 
 
-def train(values: dict, workdir: str | Path, allow_change: tuple[str, ...] = (), say: Callable[[str], None] = print) -> int:
+def train(
+    values: dict, workdir: str | Path, allow_change: tuple[str, ...] = (), say: Callable[[str], None] = print
+) -> int:
     """Trains the run of a configuration in `workdir`, or goes on with it; returns the exit code 0.
 
     `allow_change` names what may differ from the checkpoint on resume ("data"). Raises PretrainxError for everything that
@@ -180,8 +182,10 @@ def parameters(parts: Parts, text: PreparedText) -> int:
     for path, names in parts.found.params_axes:
         if "vocab" in names:
             leaf = dict(strict.flatten(parts.found.params))[path.replace("/", ".")]
-            stored -= int(np.prod(leaf.shape)) // leaf.shape[names.index("vocab")] * (
-                leaf.shape[names.index("vocab")] - text.vocabulary.size
+            stored -= (
+                int(np.prod(leaf.shape))
+                // leaf.shape[names.index("vocab")]
+                * (leaf.shape[names.index("vocab")] - text.vocabulary.size)
             )
     return stored
 

@@ -91,7 +91,9 @@ def read_meta(directory: Path, step: int) -> dict:
     return meta
 
 
-def read_leaves(directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct], meta: dict) -> dict[str, jax.Array]:
+def read_leaves(
+    directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct], meta: dict
+) -> dict[str, jax.Array]:
     """The wanted leaves {path: abstract leaf with sharding} of a step, verified; CheckpointError names a damaged leaf."""
     import orbax.checkpoint as ocp
 
@@ -157,14 +159,21 @@ def restore_step(directory: Path, step: int, like: TrainState, fresh_optimizer) 
                 do="go back to the configuration in config.json, or start in another --workdir",
             )
         else:
-            lines.append(f"{path}: " + ("no longer kept, dropped" if path in stored else "not in the checkpoint, started afresh"))
+            lines.append(
+                f"{path}: " + ("no longer kept, dropped" if path in stored else "not in the checkpoint, started afresh")
+            )
     leaves = read_leaves(directory, step, common, meta)
     tree = paths.from_leaves(leaves.items())
     missing = wanted.keys() - leaves.keys()
     if missing:
         trained = paths.restrict(tree["params"], like=like.params)
-        fresh = {"optimizer": paths.names_of(fresh_optimizer(trained)), "ema": jax.tree.map(lambda x: x.copy(), trained)}
-        fresh["guard"] = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), like.guard)
+        fresh = {
+            "optimizer": paths.names_of(fresh_optimizer(trained)),
+            "ema": jax.tree.map(lambda x: x.copy(), trained),
+        }
+        fresh["guard"] = jax.tree.map(
+            lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), like.guard
+        )
         given = dict(paths.leaves(fresh))
         tree = paths.from_leaves((path, leaves[path] if path in leaves else given[path]) for path in wanted)
     return Restored(from_tree(tree, like), meta, lines)
@@ -291,7 +300,9 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
     steps = steps_in(directory)
     if not steps:
         raise CheckpointError(
-            "there is no checkpoint to start from", where=str(directory), do="set config.init_from to the workdir of a run"
+            "there is no checkpoint to start from",
+            where=str(directory),
+            do="set config.init_from to the workdir of a run",
         )
     meta = read_meta(directory, steps[-1])
     lines, taken = [], {}

@@ -51,9 +51,9 @@ class Stopwatch:
         self.mark, self.paused, self.steps = time.perf_counter(), 0.0, 0
         return rate
 
-    def aside(self, action: Callable):
+    def aside(self, action: Callable, *arguments):
         started = time.perf_counter()
-        result = action()
+        result = action(*arguments)
         self.paused += time.perf_counter() - started
         return result
 
@@ -108,9 +108,9 @@ class Loop:
                 waited = self.waited()
             self.checkpoints.poll()
             if last or (self.config.eval_every and done % self.config.eval_every == 0):
-                watch.aside(lambda: self.evaluated(state, signals))
+                watch.aside(self.evaluated, state, signals)
             if last or done % self.save_every == 0:
-                watch.aside(lambda: self.checkpoints.save(state, self.facts()))
+                watch.aside(self.checkpoints.save, state, self.facts())
         if signals.requested():
             self.checkpoints.wait()
             self.checkpoints.save(state, self.facts())

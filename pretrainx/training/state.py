@@ -136,7 +136,12 @@ def abstract(objective: Objective, optimizer: Optimizer, options, found: Layout)
 
 
 def create(
-    objective: Objective, optimizer: Optimizer, options, found: Layout, rows: int, restored: dict[str, Any] | None = None
+    objective: Objective,
+    optimizer: Optimizer,
+    options,
+    found: Layout,
+    rows: int,
+    restored: dict[str, Any] | None = None,
 ) -> TrainState:
     """A fresh state, made in one jitted call and born sharded.
 
