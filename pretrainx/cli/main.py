@@ -14,6 +14,9 @@ def _train(arguments: Arguments) -> int:
     from pretrainx.cli.config_file import load
 
     values = load(arguments.flags["config"], arguments.overrides)
+    from pretrainx.parallel.host_memory import keep_freed_memory
+
+    keep_freed_memory()
     from pretrainx.runs.train import train
 
     allowed = tuple(filter(None, arguments.flags.get("allow_change", "").split(",")))

@@ -1,0 +1,173 @@
+"""Resume is bit-identical with every kind of extras, and what may change between two runs changes cleanly."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from contract.cases import CASES, bits, host, make_batch, prepare, trace
+
+from pretrainx.core import paths
+from pretrainx.core.errors import CheckpointError
+from pretrainx.optim.optimizer import AdamWConfig
+from pretrainx.parallel.mesh import MeshConfig
+from pretrainx.training import state as states
+from pretrainx.training.checkpoint import Checkpoints, restore_params, restore_step
+
+KINDS = ["moco", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, moco)"]
+each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.xdist_group(case)) for case in KINDS])
+
+
+def like(run):
+    return states.abstract(run.objective, run.optimizer, run.options, run.found)
+
+
+def placed(tree, run):
+    return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), tree, like(run))
+
+
+def save(run, state, directory, event=lambda kind, **facts: None):
+    checkpoints = Checkpoints(directory, 2, event)
+    assert checkpoints.save(placed(state, run), {"config": {}, "data": {}, "wall": 1.0})
+    checkpoints.close()
+    return checkpoints
+
+
+def restore(run, directory, step=3):
+    return restore_step(directory, step, like(run), jax.jit(run.optimizer.init))
+
+
+@each_kind
+def test_resume_is_bit_identical(case, tmp_path):
+    """Saved after step 3 and restored, steps 4 to 6 are those of the unbroken run, in every leaf."""
+    unbroken = trace(case)
+    run = unbroken.run
+    save(run, unbroken.states[3], tmp_path)
+    restored = restore(run, tmp_path)
+    assert not restored.lines
+    state = restored.state
+    assert bits(host(state)) == bits(unbroken.states[3])
+    for step in range(3, 6):
+        state, _ = run.step(state, run.place(make_batch(run.objective, seed=step)))
+    assert bits(host(state)) == bits(unbroken.states[6])
+
+
+@pytest.mark.xdist_group("moco")
+def test_another_mesh(tmp_path):
+    """Saved on one device, restored bit-equal on eight: the checksum proves the resharding."""
+    unbroken = trace("moco")
+    save(unbroken.run, unbroken.states[3], tmp_path)
+    cube = prepare("moco", MeshConfig(2, 2, 2), 2)
+    state = restore(cube, tmp_path).state
+    assert bits(host(state)) == bits(unbroken.states[3])
+    kernel = state.params["layers"]["mlp"]["up"]["kernel"]
+    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+
+
+@pytest.mark.xdist_group("autoregressive")
+class TestWhatMayChange:
+    """Freezing, averaging and clipping may change on resume; the model may not."""
+
+    def test_averaging_switched_off_and_on(self, tmp_path):
+        unbroken = trace("autoregressive")
+        run = unbroken.run
+        save(run, unbroken.states[3], tmp_path)
+        without = dataclasses.replace(run, options=dataclasses.replace(run.options, ema=0.0))
+        restored = restore(without, tmp_path)
+        assert restored.state.ema == {} and any("ema/" in line and "dropped" in line for line in restored.lines)
+        assert bits(host(restored.state.params)) == bits(unbroken.states[3].params)
+        save(without, host(restored.state), tmp_path / "off")
+        again = restore(run, tmp_path / "off")
+        assert bits(host(again.state.ema)) == bits(unbroken.states[3].params)  # the average starts from the parameters
+        assert any("ema/" in line and "afresh" in line for line in again.lines)
+
+    def test_clipping_switched_off(self, tmp_path):
+        unbroken = trace("autoregressive")
+        run = unbroken.run
+        save(run, unbroken.states[3], tmp_path)
+        unclipped = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, clip=0.0))
+        state = restore(unclipped, tmp_path).state
+        assert bits(host(state.opt_state["adam"])) == bits(unbroken.states[3].opt_state["adam"])
+
+    def test_freezing_narrowed(self, tmp_path):
+        unbroken = trace("autoregressive")
+        save(unbroken.run, unbroken.states[3], tmp_path)
+
+        class Narrow(type(unbroken.run.objective)):
+            def trains(self, path):
+                return path.startswith("layers/mlp/")
+
+        inner = unbroken.run.objective
+        narrow = Narrow(inner.model, inner.vocabulary, inner.length)
+        restored = restore(dataclasses.replace(unbroken.run, objective=narrow), tmp_path)
+        assert {path.split("/")[1] for path, _ in paths.leaves(restored.state.params)} == {"mlp"}
+        both = paths.merge(host(restored.state.frozen), host(restored.state.params))
+        assert bits(both) == bits(unbroken.states[3].params)
+        moments = host(restored.state.opt_state["adam"].mu)
+        assert bits(moments) == bits(paths.restrict(unbroken.states[3].opt_state["adam"].mu, like=moments))
+
+    def test_another_model_is_refused(self, tmp_path):
+        unbroken = trace("autoregressive")
+        save(unbroken.run, unbroken.states[3], tmp_path)
+        inner = unbroken.run.objective
+        config = dataclasses.replace(inner.model.config, width=48)
+        wider = dataclasses.replace(inner, model=inner.model.clone(config=config))
+        with pytest.raises(CheckpointError, match="does not fit") as caught:
+            restore(prepare(None, objective=wider), tmp_path)
+        assert "leaf " in str(caught.value) and "32" in caught.value.why and "48" in caught.value.why
+
+    def test_another_optimizer_starts_afresh(self, tmp_path):
+        unbroken = trace("autoregressive")
+        save(unbroken.run, unbroken.states[3], tmp_path)
+        from pretrainx.optim.optimizer import SGDConfig
+
+        run = dataclasses.replace(
+            unbroken.run, optimizer=dataclasses.replace(unbroken.run.optimizer, config=SGDConfig())
+        )
+        restored = restore(run, tmp_path)
+        assert any("optimizer/momentum" in line and "afresh" in line for line in restored.lines)
+        assert any("optimizer/adam" in line and "dropped" in line for line in restored.lines)
+        assert int(restored.state.opt_state["rate"].count) == 3  # the schedule goes on
+        assert isinstance(unbroken.run.optimizer.config, AdamWConfig)
+
+
+@pytest.mark.xdist_group("ewc(clip)")
+def test_anchor_is_taken_after_init_from(tmp_path):
+    """A run started from another: its parameters are taken over, and EWC's anchor is those, not the initial ones."""
+    source = trace("clip")
+    save(source.run, source.states[3], tmp_path)
+    run = prepare("ewc(clip)", noise=False)
+    given, step, lines = restore_params(tmp_path, like(run).full_params())
+    assert step == 3 and not lines
+    state = states.create(run.objective, run.optimizer, run.options, run.found, 16, given)
+    assert bits(host(state.full_params())) == bits(source.states[3].params)
+    assert bits(host(state.extras["anchor"])) == bits(source.states[3].params)
+    assert bits(host(state.extras["anchor"])) != bits(host(run.state.extras["anchor"]))
+
+
+@pytest.mark.xdist_group("lora(coca)")
+def test_init_from_lists_what_is_missing(tmp_path):
+    source = trace("clip")
+    save(source.run, source.states[3], tmp_path)
+    run = prepare("lora(coca)", noise=False)
+    given, _, lines = restore_params(tmp_path, like(run).full_params())
+    assert lines and all("lora_" in line and "initialised" in line for line in lines)
+    assert len(given) + len(lines) == len(run.found.params_axes)
+
+
+@pytest.mark.xdist_group("autoregressive")
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    unbroken = trace("autoregressive")
+    state = unbroken.states[3]
+    poisoned = state.replace(params=paths.map_leaves(lambda _, leaf: leaf * np.nan, state.params))
+    told = []
+    checkpoints = Checkpoints(tmp_path, 2, lambda kind, **facts: told.append((kind, facts)))
+    assert not checkpoints.save(placed(poisoned, unbroken.run), {})
+    assert told[0][0] == "warning" and "not finite" in told[0][1]["text"]
+    checkpoints.close()
+    assert not list(tmp_path.glob("[0-9]*"))
+
+
+def test_all_kinds_are_covered():
+    """Every case with extras of its own kind is in some resumed run."""
+    assert set(KINDS) <= set(CASES)
