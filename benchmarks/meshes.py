@@ -68,7 +68,9 @@ def run(text, mesh, microbatches, dtype, steps) -> Result:
     parts = assemble(chosen, text.vocabulary, jax.devices()[: int(np.prod(mesh))])
     state = states.create(parts.objective, parts.optimizer, parts.options, parts.found, ROWS)
     leaves = jax.tree.leaves((state.params, state.opt_state))
-    total, here = (sum(x) for x in zip(*[(leaf.nbytes, leaf.addressable_shards[0].data.nbytes) for leaf in leaves], strict=True))
+    total, here = (
+        sum(x) for x in zip(*[(leaf.nbytes, leaf.addressable_shards[0].data.nbytes) for leaf in leaves], strict=True)
+    )
     step = make_train_step(parts.objective, parts.optimizer, parts.options, state)
     result = Result([], {}, [], here / (total / (mesh[1] * mesh[2])))
     for batch in batches(text, steps):

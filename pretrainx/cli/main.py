@@ -13,14 +13,17 @@ from pretrainx.core.errors import ConfigError, Interrupted, OutOfMemoryError, Pr
 def _train(arguments: Arguments) -> int:
     from pretrainx.cli.config_file import load
 
+    from pretrainx.training.signals import Signals
+
     values = load(arguments.flags["config"], arguments.overrides)
-    from pretrainx.parallel.host_memory import keep_freed_memory
-
-    keep_freed_memory()
-    from pretrainx.runs.train import train
-
     allowed = tuple(filter(None, arguments.flags.get("allow_change", "").split(",")))
-    return train(values, arguments.flags["workdir"], allowed)
+    with Signals():  # imports take seconds: a signal that comes meanwhile ends the run as it would later
+        from pretrainx.parallel.host_memory import keep_freed_memory
+
+        keep_freed_memory()
+        from pretrainx.runs.train import train
+
+        return train(values, arguments.flags["workdir"], allowed)
 
 
 def _report(arguments: Arguments) -> int:
@@ -59,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command line (default: the process's) and returns its exit code. Never raises but SystemExit."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once, and a kill loses none
     try:
         return _dispatch(words)
     except PretrainxError as error:

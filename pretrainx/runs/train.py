@@ -15,7 +15,7 @@ import numpy as np
 from pretrainx import __version__
 from pretrainx.core import axes
 from pretrainx.core import config as strict
-from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.core.readable import duration, quantity
 from pretrainx.data.loader import Prefetch, place
 from pretrainx.data.prepared import PreparedText
@@ -34,6 +34,10 @@ from pretrainx.training.step import make_train_step
 from pretrainx.training.writers import Journal
 
 
+# What `--allow_change` takes.
+CHANGEABLE = ("data",)
+
+
 def train(
     values: dict, workdir: str | Path, allow_change: tuple[str, ...] = (), say: Callable[[str], None] = print
 ) -> int:
@@ -44,6 +48,7 @@ def train(
     """
     began = time.time()
     recipe, workdir = parse(values), Path(workdir)
+    refuse_unknown(allow_change)
     refuse_if_never(recipe, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     keep_compiled_programs()
@@ -109,6 +114,17 @@ def train(
         journal.event("done", step=recipe.train.steps, wall=round(wall(), 3))
     say(f"done in {duration(wall())}: {report(workdir)}")
     return 0
+
+
+def refuse_unknown(allow_change: tuple[str, ...]) -> None:
+    for name in allow_change:
+        if name not in CHANGEABLE:
+            raise ConfigError(
+                f"{name!r} is nothing that may change on resume",
+                where="--allow_change",
+                why=nearest(name, CHANGEABLE),
+                do="--allow_change=data goes on with other data; for another model start in another --workdir",
+            )
 
 
 def refuse_if_never(recipe: Recipe, workdir: Path) -> None:

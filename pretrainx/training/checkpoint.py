@@ -106,6 +106,8 @@ def read_leaves(
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             tree = reader.restore((where / "state").absolute(), args=restore)
         sums, _ = jax.device_get(examine(tree))
+    except jax.errors.JaxRuntimeError:  # the device's trouble, such as too little memory: the files may be whole
+        raise
     except Exception as error:  # whatever a damaged file makes the reader raise
         why = str(error).strip().split("\n")[0][:200] or repr(error)
         raise CheckpointError("a checkpoint cannot be read", where=str(where), why=why) from error
@@ -186,6 +188,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.directory, self.event, self.failed, self.in_flight = Path(directory).absolute(), event, 0, None
+        self.trouble = ""  # why the last save failed
         self.directory.mkdir(parents=True, exist_ok=True)
         for left_over in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -198,13 +201,16 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        step = int(state.step)
-        if step in steps_in(self.directory) or step == self.in_flight:
+        step, durable = int(state.step), steps_in(self.directory)
+        if step in durable or step == self.in_flight:
             return False
+        if self.in_flight in durable:
+            self.failed = 0
         tree = as_tree(state)
         sums, finite = jax.device_get(examine(tree))
         if not finite:
-            self.event("warning", step=step, text="the state is not finite: not saved")
+            self.trouble = "the state is not finite"
+            self.event("warning", step=step, text=f"{self.trouble}: not saved")
             return False
         meta = facts | {
             "format": FORMAT,
@@ -219,40 +225,50 @@ class Checkpoints:
         meta = json.loads(json.dumps(meta))  # as it will be read back: tuples are lists
         meta["digest"] = digest(meta)
         items = {"state": ocp.args.StandardSave(tree), "meta": ocp.args.JsonSave(meta)}
-        self._watched(lambda: self.manager.save(step, args=ocp.args.Composite(**items), force=True))
+        if not self._watched(lambda: self.manager.save(step, args=ocp.args.Composite(**items), force=True)):
+            return False
         self.in_flight = step
         self.event("saved", step=step)
         return True
 
     def poll(self) -> None:
-        """Surfaces the error of a background save; CheckpointError after three failed ones."""
+        """Surfaces the error of a background save; CheckpointError after three in a row."""
         self._watched(self.manager.check_for_errors)
 
     def wait(self) -> None:
         """Until what was saved is durable."""
         self._watched(self.manager.wait_until_finished)
 
+    def demand(self, step: int) -> None:
+        """Until `step` is durable; CheckpointError where it is not: what a run ends with must not be lost quietly."""
+        self.wait()
+        if step not in steps_in(self.directory):
+            raise self._unsaved(f"step {step} could not be saved")
+
     def close(self) -> None:
         self.wait()
         self.manager.close()
 
-    def _watched(self, action) -> None:
+    def _unsaved(self, what: str) -> CheckpointError:
+        steps = steps_in(self.directory)
+        do = f"make room and run the same command again; the last good step is {steps[-1] if steps else 'none'}"
+        return CheckpointError(what, where=str(self.directory), why=self.trouble, do=do)
+
+    def _watched(self, action) -> bool:
+        """Whether the action went through."""
         try:
             action()
+            return True
         except Exception as error:  # disk full, permissions, a lost mount: training goes on, loudly
             self.failed += 1
-            why = str(error).strip().split("\n")[0][:200] or repr(error)
-            self.event("warning", text=f"a checkpoint was not saved: {why}")
+            self.in_flight = None
+            self.trouble = str(error).strip().split("\n")[0][:200] or repr(error)
+            self.event("warning", text=f"a checkpoint was not saved: {self.trouble}")
             for left_over in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left_over, ignore_errors=True)
             if self.failed >= FAILED_SAVES:
-                steps = steps_in(self.directory)
-                raise CheckpointError(
-                    f"{FAILED_SAVES} checkpoints could not be saved",
-                    where=str(self.directory),
-                    why=why,
-                    do=f"make room and run the same command again; the last good step is {steps[-1] if steps else 'none'}",
-                ) from error
+                raise self._unsaved(f"{FAILED_SAVES} checkpoints in a row could not be saved") from error
+            return False
 
     def restore_newest(self, like: TrainState, fresh_optimizer) -> Restored | None:
         """The newest step that reads back whole; damaged ones are renamed `<step>.corrupt` and named. None without any.
@@ -269,15 +285,19 @@ class Checkpoints:
                     raise
                 last = error
                 aside = self.directory / f"{step}.corrupt"
+                while aside.exists():  # the same step was damaged before
+                    aside = aside.with_name(aside.name + "+")
                 (self.directory / str(step)).rename(aside)
                 self.event("warning", step=step, text=f"{error.what}: {error.where}: {error.why}", moved=str(aside))
                 self.manager.reload()
-        if last is not None:
+        damaged = sorted(path.name for path in self.directory.glob("*.corrupt*"))
+        if damaged:  # also where an earlier start set them aside: starting afresh beside them would bury the run
             raise CheckpointError(
                 "no checkpoint is usable",
-                where=last.where,
-                why=f"{last.what}: {last.why}",
-                do="train anew in another --workdir, or put an intact copy of a step back",
+                where=last.where if last else str(self.directory),
+                why=f"{last.what}: {last.why}" if last else "every step was damaged and is set aside",
+                do="train anew in another --workdir, or put an intact copy of a step back; kept to look at: "
+                + ", ".join(str(self.directory / name) for name in damaged),
             )
         return None
 

@@ -91,7 +91,11 @@ class Loop:
     say: Callable[[str], None] = print
 
     def run(self, state: TrainState, signals: Signals) -> TrainState:
-        """Trains up to the last step. Raises Preempted or Interrupted after saving, NonFiniteError after `patience` skips."""
+        """Trains up to the last step.
+
+        Raises Preempted or Interrupted after saving, NonFiniteError after `patience` skips, CheckpointError where the
+        state that the run ends with could not be saved.
+        """
         done, watch, waited = int(state.step), None, self.waited()
         while done < self.config.steps and not signals.requested():
             state, metrics = self.step(state, self.next_batch())
@@ -114,10 +118,10 @@ class Loop:
         if signals.requested():
             self.checkpoints.wait()
             self.checkpoints.save(state, self.facts())
-            self.checkpoints.wait()
+            self.checkpoints.demand(done)
             self.journal.event("signal", name=signals.received, step=done)
             raise signals.error(done, self.workdir)
-        self.checkpoints.wait()
+        self.checkpoints.demand(done)
         return state
 
     def log(self, done: int, metrics: dict, watch: Stopwatch, waited: float) -> None:

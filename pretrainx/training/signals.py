@@ -9,7 +9,11 @@ from pretrainx.core.errors import Interrupted, Preempted
 
 
 class Signals:
-    """SIGTERM and SIGUSR1 ask for a save and exit 75, SIGINT for a save and exit 130; a second SIGINT ends at once."""
+    """SIGTERM and SIGUSR1 ask for a save and exit 75, SIGINT for a save and exit 130; a second SIGINT ends at once.
+
+    They nest, and what the outer one received counts for the inner: the command listens while the program is still being
+    imported, before a run exists that could.
+    """
 
     NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 
@@ -20,7 +24,10 @@ class Signals:
     def __enter__(self) -> Signals:
         for name in self.NAMES:
             number = getattr(signal, name)
-            self._before[number] = signal.signal(number, self._receive)
+            before = self._before[number] = signal.signal(number, self._receive)
+            outer = getattr(before, "__self__", None)
+            if isinstance(outer, Signals):
+                self.received = self.received or outer.received
         return self
 
     def __exit__(self, *_) -> None:

@@ -10,6 +10,7 @@ from toys.clip import Clip
 from toys.coca import Coca
 from toys.codebook import Codebook
 from toys.ewc import Ewc
+from toys.guest import Guest, bigram
 from toys.lora import Lora
 from toys.mixture import Mixture
 from toys.moco import Moco
@@ -51,6 +52,7 @@ CASES = {
     "mixture(autoregressive, moco)": lambda: Mixture(
         (("lm", text(Autoregressive), 0.5), ("moco", text(Moco), 0.5)),
     ),
+    "nnx guest": lambda: Guest(bigram(56, 16, "float64"), VOCABULARY, LENGTH),
     "lora(mixture(clip, codebook))": lambda: Lora(Mixture((("clip", text(Clip), 0.5), ("vq", text(Codebook), 0.5)))),
 }
 

@@ -14,7 +14,7 @@ from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints, restore_params, restore_step
 
-KINDS = ["moco", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, moco)"]
+KINDS = ["moco", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, moco)", "nnx guest"]
 each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.xdist_group(case)) for case in KINDS])
 
 

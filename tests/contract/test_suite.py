@@ -12,10 +12,6 @@ from pretrainx.training import state as states
 TOLERANCE = 1e-9
 CUBE = MeshConfig(2, 2, 2)
 
-# (case, leaf) pairs without gradient, each with its reason.
-NO_GRADIENT = {
-    "lora(mixture(clip, codebook))": {},
-}
 # A field of the state that invalid rows may change, with the reason.
 INVALID_MAY_CHANGE = {
     "moco": ("extras", "the queue takes the keys of all rows: training batches are full"),
@@ -98,7 +94,7 @@ def test_skipped_step(case):
     """A NaN in the parameters: every leaf but `step` and `guard` stays bit-equal."""
     reference = trace(case)
     poisoned = reference.states[2]
-    path = next(path for path, leaf in paths.leaves(poisoned.full_params()) if path.endswith("attention/value/kernel"))
+    path = next(path for path, leaf in paths.leaves(poisoned.full_params()) if path.endswith("kernel"))
     poison = lambda p, leaf: np.full_like(leaf, np.nan) if p == path else leaf
     poisoned = poisoned.replace(
         params=paths.map_leaves(poison, poisoned.params), frozen=paths.map_leaves(poison, poisoned.frozen)
@@ -129,8 +125,9 @@ def assert_sharded(run):
     """Parameters and moments are spread, not copied: at most 1.1 x their share of the bytes on a device."""
     mesh = run.options.rules.mesh
     ways = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    kernel = run.state.full_params()["layers"]["mlp"]["up"]["kernel"]
-    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+    kernels = dict(paths.leaves(run.state.full_params()))
+    kernel = kernels.get("layers/mlp/up/kernel", kernels.get("out/kernel"))
+    assert tuple(kernel.sharding.spec)[-2:] == ("fsdp", "tensor")
     leaves = jax.tree.leaves((run.state.full_params(), run.state.opt_state))
     total = sum(leaf.nbytes for leaf in leaves)
     on_device = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
@@ -143,7 +140,15 @@ def test_base_leaves_unchanged_by_wrapper(case):
     """A wrapper only adds: the base's leaves have the values that the inner objective alone gives them."""
     objective = CASES[case]()
     if not hasattr(objective, "inner"):
-        assert case in ("autoregressive", "moco", "clip", "coca", "codebook", "mixture(autoregressive, moco)")
+        assert case in (
+            "autoregressive",
+            "moco",
+            "clip",
+            "coca",
+            "codebook",
+            "nnx guest",
+            "mixture(autoregressive, moco)",
+        )
         return
     base = objective.inner
     key = jax.random.key(0)
@@ -166,3 +171,9 @@ def test_every_mesh_and_accumulation(case, mesh, microbatches):
         assert gap < TOLERANCE, f"metrics of step {step}: {gap} at {where}"
     gap, where = difference(one.states[-1], other.states[-1])
     assert gap < TOLERANCE, f"{gap} at {where}"
+
+
+def test_every_registered_objective_is_under_contract():
+    from pretrainx.runs.recipe import OBJECTIVES
+
+    assert set(OBJECTIVES) <= set(CASES)
