@@ -12,7 +12,6 @@ from pretrainx.core.errors import ConfigError, Interrupted, OutOfMemoryError, Pr
 
 def _train(arguments: Arguments) -> int:
     from pretrainx.cli.config_file import load
-
     from pretrainx.training.signals import Signals
 
     values = load(arguments.flags["config"], arguments.overrides)

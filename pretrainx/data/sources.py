@@ -77,9 +77,7 @@ def _below(root: Path, suffix: str, leave_out: frozenset[str] = frozenset()) -> 
     for directory, directories, files in os.walk(root):
         directories[:] = [name for name in directories if name not in leave_out and not name.startswith(".")]
         relative = Path(directory).relative_to(root)
-        found += [
-            (relative / name).as_posix() for name in files if name.endswith(suffix) and not name.startswith(".")
-        ]
+        found += [(relative / name).as_posix() for name in files if name.endswith(suffix) and not name.startswith(".")]
     return sorted(found)
 
 

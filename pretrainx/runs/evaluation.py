@@ -27,6 +27,7 @@ class Evaluation:
 
     def __init__(self, recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path):
         self.recipe, self.parts, self.text, self.workdir = recipe, parts, text, workdir
+        self.latest_samples = ""
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
@@ -84,5 +85,6 @@ class Evaluation:
         if self.recipe.evals.samples.prompts:
             directory = self.workdir / "samples"
             directory.mkdir(exist_ok=True)
-            (directory / f"{step:08d}.txt").write_text(self.continuations(params, state.extras))
+            self.latest_samples = self.continuations(params, state.extras)
+            (directory / f"{step:08d}.txt").write_text(self.latest_samples)
         return values

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from pretrainx import __version__
-from pretrainx.core import axes
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.core.readable import duration, quantity
@@ -32,7 +30,6 @@ from pretrainx.training.peak import peak_flops
 from pretrainx.training.signals import Signals
 from pretrainx.training.step import make_train_step
 from pretrainx.training.writers import Journal
-
 
 # What `--allow_change` takes.
 CHANGEABLE = ("data",)
@@ -78,7 +75,12 @@ def train(
         else:
             state, past = fresh(recipe, parts, tell, say), 0.0
         write_config(recipe, workdir, journal)
-        journal.event("start", step=int(state.step), parameters=parameters(parts, text), devices=jax.device_count())
+        journal.event(
+            "start",
+            step=int(state.step),
+            parameters=parts.found.parameters(text.vocabulary.size),
+            devices=jax.device_count(),
+        )
 
         wall = lambda: past + time.time() - began
         spec = parts.objective.batch_spec(recipe.train.batch_size)
@@ -112,6 +114,8 @@ def train(
             prefetch.close()
             checkpoints.close()
         journal.event("done", step=recipe.train.steps, wall=round(wall(), 3))
+    if evaluation.latest_samples:
+        say("\n" + evaluation.latest_samples)
     say(f"done in {duration(wall())}: {report(workdir)}")
     return 0
 
@@ -192,26 +196,12 @@ def write_config(recipe: Recipe, workdir: Path, journal: Journal) -> None:
         journal.event("warning", text=f"config.json was not written: {error}")
 
 
-def parameters(parts: Parts, text: PreparedText) -> int:
-    """Number of parameters, the vocabulary's padded rows not counted."""
-    stored = axes.count(parts.found.params)
-    for path, names in parts.found.params_axes:
-        if "vocab" in names:
-            leaf = dict(strict.flatten(parts.found.params))[path.replace("/", ".")]
-            stored -= (
-                int(np.prod(leaf.shape))
-                // leaf.shape[names.index("vocab")]
-                * (leaf.shape[names.index("vocab")] - text.vocabulary.size)
-            )
-    return stored
-
-
 def introduce(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, say: Callable) -> None:
     """The block that a run starts with."""
     mesh = {axis: size for axis, size in parts.rules.mesh.shape.items() if size > 1} or "one device"
     tokens = recipe.train.batch_size * recipe.data.length
     total, stored = tokens * recipe.train.steps, text.meta["splits"]["train"]["tokens"]
-    count = parameters(parts, text)
+    count = parts.found.parameters(text.vocabulary.size)
     say(f"pretrainx {__version__} | {jax.device_count()} x {jax.devices()[0].device_kind} | mesh {mesh} | {workdir}")
     say(
         f"model {quantity(count)} parameters | {quantity(stored)} training tokens, vocabulary {text.vocabulary.size} | "

@@ -89,6 +89,7 @@ class Loop:
     patience: int
     wall: Callable[[], float]
     say: Callable[[str], None] = print
+    skipped: int = 0  # of the guard, as last told
 
     def run(self, state: TrainState, signals: Signals) -> TrainState:
         """Trains up to the last step.
@@ -97,6 +98,7 @@ class Loop:
         state that the run ends with could not be saved.
         """
         done, watch, waited = int(state.step), None, self.waited()
+        self.skipped = int(state.guard["skipped"])
         while done < self.config.steps and not signals.requested():
             state, metrics = self.step(state, self.next_batch())
             done += 1
@@ -145,9 +147,10 @@ class Loop:
         self.journal.metrics(record)
         left = (self.config.steps - done) * seconds if steps else None
         self.say(progress.line(done, self.config.steps, loss, norm, rate, units, f"{self.unit}/s", mfu, share, left))
-        if streak:
-            self.journal.event("skipped", step=done, in_a_row=streak, in_all=skipped)
-            self.say(f"skipped: {streak} steps in a row were not finite or spiked, {skipped} in all")
+        if skipped > self.skipped:
+            new, self.skipped = skipped - self.skipped, skipped
+            self.journal.event("skipped", step=done, new=new, in_a_row=streak, in_all=skipped)
+            self.say(f"skipped: {new} steps since the last line were not finite or spiked, {streak} of them in a row")
         if streak >= self.patience:
             raise NonFiniteError(
                 f"{streak} steps in a row could not be taken",

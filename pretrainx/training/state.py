@@ -58,6 +58,14 @@ class Layout:
     params_axes: tuple
     extras_axes: tuple
 
+    def parameters(self, vocab_size: int) -> int:
+        """Number of parameters, the padded rows of vocabulary tables not counted."""
+        shapes, total = dict(paths.leaves(self.params)), 0
+        for path, names in self.params_axes:
+            sizes = zip(names, shapes[path].shape, strict=True)
+            total += math.prod(vocab_size if name == "vocab" else size for name, size in sizes)
+        return total
+
     def shardings(self, rules: Rules) -> tuple[paths.Tree, paths.Tree]:
         place = lambda tree, names: paths.map_leaves(
             lambda path, leaf: rules.sharding(dict(names)[path], leaf.shape), tree
