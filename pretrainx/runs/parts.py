@@ -29,11 +29,16 @@ class Parts:
         return self.options.rules
 
 
+def lay_out(recipe: Recipe, devices=None) -> tuple[Rules, int]:
+    """(rules, rows per device and microbatch) over `devices` (default: all). ConfigError where mesh or batch do not fit."""
+    rules = Rules(make_mesh(recipe.mesh, devices))
+    return rules, check_batch(recipe, rules.batch_ways())
+
+
 def assemble(recipe: Recipe, vocabulary: Vocabulary, devices=None) -> Parts:
     """The parts of a recipe over `devices` (default: all). ConfigError where mesh, batch and model do not fit."""
     objective = recipe.objective.build(recipe.model, vocabulary, recipe.data.length, recipe.precision)
-    rules = Rules(make_mesh(recipe.mesh, devices))
-    rows_per_device = check_batch(recipe, rules.batch_ways())
+    rules, rows_per_device = lay_out(recipe, devices)
     options = Options(rules, recipe.seed, recipe.train.microbatches, recipe.ema.decay, recipe.guard)
     found = states.layout(objective, recipe.train.batch_size)
     schedule = recipe.schedule.over(recipe.train.steps)

@@ -21,7 +21,7 @@ from pretrainx.data.rows import TokenRows, TrainingRows
 from pretrainx.data.text import prepare
 from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.runs.evaluation import Evaluation
-from pretrainx.runs.parts import Parts, assemble
+from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints, Restored, restore_params
@@ -47,8 +47,9 @@ def train(
     recipe, workdir = parse(values), Path(workdir)
     refuse_unknown(allow_change)
     refuse_if_never(recipe, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     keep_compiled_programs()
+    lay_out(recipe)  # a mesh or batch that cannot be is refused before anything is written
+    workdir.mkdir(parents=True, exist_ok=True)
     with Journal(workdir) as journal, Signals() as signals:
 
         def tell(kind: str, **facts: Any) -> None:
