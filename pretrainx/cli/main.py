@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from typing import Any
@@ -109,6 +110,8 @@ def _fail(error: PretrainxError, with_traceback: bool) -> int:
     sys.stdout.flush()
     if with_traceback:
         traceback.print_exc()
+    # Nothing may follow the block: tasks of a failed save are logged when they are collected, often as the process ends.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     print(error.block(), file=sys.stderr, flush=True)
     return error.exit_code
 

@@ -13,7 +13,7 @@ import jax
 
 from pretrainx import __version__
 from pretrainx.core import config as strict
-from pretrainx.core.errors import ConfigError, DataError, nearest
+from pretrainx.core.errors import CheckpointError, ConfigError, DataError, nearest
 from pretrainx.core.readable import duration, quantity
 from pretrainx.data.loader import Prefetch, place
 from pretrainx.data.prepared import PreparedText
@@ -24,12 +24,12 @@ from pretrainx.runs.evaluation import Evaluation
 from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.training import state as states
-from pretrainx.training.checkpoint import Checkpoints, Restored, restore_params
+from pretrainx.training.checkpoint import Checkpoints, Restored, read_meta, restore_params, steps_in
 from pretrainx.training.loop import Loop
 from pretrainx.training.peak import peak_flops
 from pretrainx.training.signals import Signals
 from pretrainx.training.step import make_train_step
-from pretrainx.training.writers import Journal
+from pretrainx.training.writers import Journal, read
 
 # What `--allow_change` takes.
 CHANGEABLE = ("data",)
@@ -67,9 +67,12 @@ def train(
             tell("warning", text=line)
         fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, recipe.data.length)
         checkpoints = Checkpoints(workdir / "checkpoints", recipe.checkpoint.keep, tell)
-        restored = checkpoints.restore_newest(
-            states.abstract(parts.objective, parts.optimizer, parts.options, parts.found), jax.jit(parts.optimizer.init)
-        )
+        like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
+        try:
+            restored = checkpoints.restore_newest(like, jax.jit(parts.optimizer.init))
+        except CheckpointError as error:
+            error.why += to_blame(error, checkpoints, recipe)
+            raise
         if restored:
             same_data(restored.meta["data"], fingerprint, allow_change, tell)
             state, past = resumed(restored, recipe, journal, say), restored.meta["wall"]
@@ -108,6 +111,7 @@ def train(
             patience=recipe.guard.patience,
             wall=wall,
             say=say,
+            owed=owes_evaluation(recipe, int(state.step), workdir),
         )
         try:
             loop.run(state, signals)
@@ -158,6 +162,19 @@ def same_data(then: dict, now: dict, allow_change: tuple[str, ...], tell: Callab
     tell("warning", text="the data changed since the checkpoint, as allowed: " + lines.replace("\n", "; "))
 
 
+def to_blame(error: CheckpointError, checkpoints: Checkpoints, recipe: Recipe) -> str:
+    """Lines on the fields of the configuration that may be why a checkpoint does not fit: a person sets fields, not leaves."""
+    steps = steps_in(checkpoints.directory)
+    if "does not fit" not in error.what or not steps:
+        return ""
+    then, now = read_meta(checkpoints.directory, steps[-1])["config"], json.loads(json.dumps(strict.as_dict(recipe)))
+    return "".join(
+        f"\nconfig.{section}.{path}: {old!r} in the checkpoint, {new!r} now"
+        for section in ("objective", "model", "data", "precision")
+        for path, old, new in strict.difference(then[section], now[section])
+    )
+
+
 def resumed(restored: Restored, recipe: Recipe, journal: Journal, say: Callable) -> states.TrainState:
     meta = restored.meta
     ago = duration(max(time.time() - meta["saved"], 0))
@@ -184,6 +201,14 @@ def fresh(recipe: Recipe, parts: Parts, tell: Callable, say: Callable) -> states
         for line in lines:
             tell("warning", text=line)
     return states.create(parts.objective, parts.optimizer, parts.options, parts.found, recipe.train.batch_size, given)
+
+
+def owes_evaluation(recipe: Recipe, step: int, workdir: Path) -> bool:
+    """Whether the state of this step should have been evaluated and was not: a signal ends an evaluation at once."""
+    if step == 0 or not recipe.train.evaluates(step):
+        return False
+    records = (record for record in read(workdir / "metrics.jsonl") if record.get("step") == step)
+    return not any(name.startswith("eval/") for record in records for name in record)
 
 
 def write_config(recipe: Recipe, workdir: Path, journal: Journal) -> None:

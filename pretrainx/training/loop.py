@@ -35,6 +35,10 @@ class LoopConfig:
     eval_every: int = field(default=0, metadata={"min": 0})
     grad_clip: float = field(default=1.0, metadata={"min": 0})
 
+    def evaluates(self, step: int) -> bool:
+        """Whether the state after so many steps is evaluated."""
+        return step == self.steps or bool(self.eval_every and step % self.eval_every == 0)
+
 
 @dataclass
 class Stopwatch:
@@ -69,6 +73,7 @@ class Loop:
       facts: what each checkpoint's meta record holds beside the state.
       units_per_step, unit: what the rate counts, such as tokens per step and "tok".
       flops_per_step, peak: for MFU; None where unknown.
+      owed: whether a signal cut short the evaluation of the state that the run goes on from; it is made first.
     """
 
     config: LoopConfig
@@ -89,6 +94,7 @@ class Loop:
     patience: int
     wall: Callable[[], float]
     say: Callable[[str], None] = print
+    owed: bool = False
     skipped: int = 0  # of the guard, as last told
 
     def run(self, state: TrainState, signals: Signals) -> TrainState:
@@ -98,6 +104,8 @@ class Loop:
         state that the run ends with could not be saved.
         """
         done, watch, waited = int(state.step), None, self.waited()
+        if self.owed:
+            self.evaluated(state, signals)
         self.skipped = int(state.guard["skipped"])
         while done < self.config.steps and not signals.requested():
             state, metrics = self.step(state, self.next_batch())
@@ -113,7 +121,7 @@ class Loop:
                 self.log(done, metrics, watch, waited)
                 waited = self.waited()
             self.checkpoints.poll()
-            if last or (self.config.eval_every and done % self.config.eval_every == 0):
+            if self.config.evaluates(done):
                 watch.aside(self.evaluated, state, signals)
             if last or done % self.save_every == 0:
                 watch.aside(self.checkpoints.save, state, self.facts())

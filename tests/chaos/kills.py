@@ -11,16 +11,22 @@ from pathlib import Path
 
 from chaos.runs import Run, differing, write_recipe
 
-PLACES = ("start-up or compile", "step", "save", "eval")
+PLACES = ("start-up or compile", "step", "eval")
 
 
 @dataclasses.dataclass
 class Card:
-    """What a campaign found. `places` counts where each kill fell, judged by what the dead process left."""
+    """What a campaign found.
+
+    Attributes:
+      places: where each kill fell, judged by what the dead process left.
+      inside_save: kills that tore a checkpoint. Saves run in the background, so a step or an evaluation was under way too.
+    """
 
     seed: int
     kills: int = 0
     places: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(PLACES, 0))
+    inside_save: int = 0
     failed_restarts: int = 0
     steps_again: int = 0
     compared: int = 0
@@ -35,7 +41,7 @@ class Card:
             ("seed", self.seed),
             ("kills", self.kills),
             ("where they fell", where),
-            ("inside a save", self.places["save"]),
+            ("inside a save", self.inside_save),
             ("failed restarts", self.failed_restarts),
             ("steps run again", self.steps_again),
             ("values compared", self.compared),
@@ -69,7 +75,7 @@ def campaign(reference: Run, kills: int, saves: int, seed: int, steps: int, eval
         aim = plan[card.kills]
         attempt = run.start()
         if aim == "save":
-            # At once for the first half of the draws: a delay may miss the end of the save.
+            # Half at the very beginning of a save, half somewhere in it or just after.
             _await_save(attempt, skip=rng.randint(0, 1))
             time.sleep(rng.choice((0.0, rng.uniform(0.0, 0.1))))
         elif aim == "eval":
@@ -93,9 +99,11 @@ def campaign(reference: Run, kills: int, saves: int, seed: int, steps: int, eval
                 break
             continue
         card.kills += 1
-        place = _place(attempt, eval_every)
+        place, torn = _place(attempt, eval_every), attempt.saving()
         card.places[place] += 1
-        card.log.append(f"kill {card.kills} aimed at {aim}: fell in {place} after {(attempt.logged() or ['no step'])[-1]}")
+        card.inside_save += torn
+        newest = f"step {attempt.logged()[-1]}" if attempt.logged() else "no step"
+        card.log.append(f"kill {card.kills} aimed at {aim}: {place}, {newest} logged" + ", a save torn" * torn)
     while run.durable()[-1:] != [steps] or not (run.workdir / "report.html").is_file():
         attempt = run.start()
         if attempt.wait() != 0:
@@ -137,13 +145,9 @@ def _await_moment(attempt, seconds: float, steps: float) -> None:
 
 
 def _place(attempt, eval_every: int) -> str:
-    """Where the kill fell. A torn save is one whatever else went on: saves run in the background of steps."""
-    if attempt.saving():
-        return "save"
+    """Where the main thread was."""
     if not any(event["kind"] == "first_step" for event in attempt.events()):
-        return "start-up or compile"
+        return PLACES[0]
     lines = attempt.lines()
     # A step is logged before it is evaluated: a last line without its evaluation was cut off there.
-    if lines and "train/loss" in lines[-1] and lines[-1]["step"] % eval_every == 0:
-        return "eval"
-    return "step"
+    return "eval" if lines and "train/loss" in lines[-1] and lines[-1]["step"] % eval_every == 0 else "step"

@@ -99,7 +99,9 @@ class Run:
     def unfinished_saves(self, since: float = 0.0) -> list[str]:
         """The directories of saves under way or torn, those that nothing has touched after `since` left out."""
         try:
-            found = [entry for entry in os.scandir(self.workdir / "checkpoints") if ".orbax-checkpoint-tmp" in entry.name]
+            found = [
+                entry for entry in os.scandir(self.workdir / "checkpoints") if ".orbax-checkpoint-tmp" in entry.name
+            ]
             return [entry.name for entry in found if entry.stat().st_ctime >= since]
         except FileNotFoundError:  # also of an entry that was renamed while we looked
             return []
@@ -123,8 +125,9 @@ class Attempt:
     began: float
 
     def saving(self) -> bool:
-        """Whether it writes a checkpoint, or died on one. What earlier kills tore does not count."""
-        return bool(self.run.unfinished_saves(since=self.began))
+        """Whether it writes a checkpoint, or died on one. What earlier kills tore, and start-up clears away, does not count."""
+        unfinished = self.run.unfinished_saves(since=self.began)
+        return bool(unfinished) and any(event["kind"] == "first_step" for event in self.events())
 
     def events(self) -> list[dict]:
         return self.run.events()[self.events_before :]
@@ -205,7 +208,7 @@ def block_of(text: str) -> str:
     """The last block of a process's stderr, from its `error:` line to the end; it must be the end."""
     lines = text.rstrip("\n").split("\n")
     starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
-    assert len(starts) == 1, text
+    assert len(starts) == 1, text[-3000:]
     block = lines[starts[0] :]
-    assert all(line.startswith("  ") for line in block[1:]), f"something follows the block:\n{text}"
+    assert all(line.startswith("  ") for line in block[1:]), "something follows the block:\n" + "\n".join(block[:20])
     return "\n".join(block)

@@ -15,7 +15,7 @@ def judge(card, wanted, saves):
     if path := os.environ.get("PRETRAINX_CHAOS_JSON"):
         facts = {
             "kills": card.kills,
-            "inside_a_save": card.places["save"],
+            "inside_a_save": card.inside_save,
             "places": card.places,
             "failed_restarts": card.failed_restarts,
             "values_compared": card.compared,
@@ -27,7 +27,7 @@ def judge(card, wanted, saves):
     assert card.failed_restarts == 0, card.log
     assert card.differing == [] and card.differing_leaves == []
     assert card.kills == wanted, card.log
-    assert card.places["save"] >= saves, card.places
+    assert card.inside_save >= saves, card.log
     assert card.compared >= 2 * STEPS
 
 

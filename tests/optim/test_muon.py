@@ -63,8 +63,8 @@ def test_only_hidden_kernels():
     """Every hidden kernel has Muon's momentum and no second moment; tables, norms and biases have Adam's two."""
     _, _, state = two_updates()
     names = paths.names_of(state)["muon"]
-    momentum = {path.split("/", 1)[1] for path, _ in paths.leaves(names["hidden"]) if "kernel" in path or "table" in path}
-    assert {path.removeprefix("mu/") for path in momentum if path.startswith("mu/")} == set(SIDES)
+    momentum = paths.from_leaves(paths.leaves(names["hidden"]))["0"]["mu"]
+    assert {path for path, _ in paths.leaves(momentum)} == set(SIDES)
     others = set(leaves()[1]) - set(SIDES)
     assert {"token/table", "position/table", "final_norm/scale", "layers/attention/query/bias"} <= others
     for moment in ("mu", "nu"):

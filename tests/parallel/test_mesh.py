@@ -15,7 +15,9 @@ def test_fill():
     assert sizes(MeshConfig(), 1) == (1,) * 6
 
 
-@pytest.mark.parametrize("config", [MeshConfig(3), MeshConfig(2, 2), MeshConfig(-1, 3), MeshConfig(16), MeshConfig(-1, 16)])
+@pytest.mark.parametrize(
+    "config", [MeshConfig(3), MeshConfig(2, 2), MeshConfig(-1, 3), MeshConfig(16), MeshConfig(-1, 16)]
+)
 def test_wrong_product_refused(config):
     with pytest.raises(ConfigError, match="there are 8 devices") as caught:
         sizes(config, 8)

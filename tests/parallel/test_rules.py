@@ -54,7 +54,9 @@ def test_wrong_number_of_names_refused():
 
 
 def test_spec():
-    assert cube().spec(("layers", "embed", "heads", "head_dim"), (2, 16, 2, 8)) == PartitionSpec(None, "fsdp", "tensor", None)
+    assert cube().spec(("layers", "embed", "heads", "head_dim"), (2, 16, 2, 8)) == PartitionSpec(
+        None, "fsdp", "tensor", None
+    )
     assert cube().spec(("batch", "length", "act_embed"), (8, 8, 16)) == PartitionSpec(("data", "fsdp"), None, None)
     assert cube().spec((None, None), (3, 5)) == PartitionSpec(None, None)
     assert cube().rows((8, 3)).spec == PartitionSpec(("data", "fsdp"), None)

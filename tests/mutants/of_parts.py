@@ -1,0 +1,180 @@
+"""Faults of models and sharding rules, and faults that only an objective of its own kind can have."""
+
+from mutants.record import Mutant
+
+DECODER, ATTENTION, LAYERS = (f"pretrainx/models/{name}.py" for name in ("decoder", "attention", "layers"))
+RULES = "pretrainx/parallel/rules.py"
+TEST_DECODER, TEST_LAYERS = "tests/models/test_decoder.py::test_", "tests/models/test_layers.py::test_"
+TEST_RULES, PARTICULARS = "tests/parallel/test_rules.py::test_", "tests/contract/test_particulars.py::test_"
+TEST_AR = "tests/objectives/test_autoregressive.py::test_"
+
+MODELS = [
+    Mutant(
+        "M23",
+        "targets shifted twice",
+        "pretrainx/objectives/autoregressive.py",
+        "targets = tokens[1:]",
+        "targets = jnp.roll(tokens[1:], -1)",
+        TEST_AR + "targets_are_the_next_tokens",
+    ),
+    Mutant(
+        "M32",
+        "all layers share one dropout mask",
+        DECODER,
+        "keys, 2 * layer), ",
+        "keys, 0 * layer), ",
+        TEST_DECODER + "dropout_masks",
+    ),
+    Mutant(
+        "M36",
+        "padded vocabulary logits not masked",
+        DECODER,
+        "return jnp.where(real, logits, jnp.finfo(logits.dtype).min / 2)",
+        "return logits",
+        TEST_DECODER + "padded_vocabulary[gpt2]",
+    ),
+    Mutant(
+        "causal",
+        "attention sees the future",
+        ATTENTION,
+        "causal = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))",
+        "causal = jnp.ones((x.shape[1], x.shape[1]), bool)",
+        TEST_DECODER + "no_look_ahead[gpt2]",
+    ),
+    Mutant(
+        "rotary",
+        "the rotation is a reflection",
+        ATTENTION,
+        "second * cos + first * sin",
+        "second * cos - first * sin",
+        TEST_LAYERS + "rotation_is_relative",
+    ),
+    Mutant(
+        "scores",
+        "scores not divided by sqrt K",
+        ATTENTION,
+        "query.shape[-1] ** -0.5",
+        "1.0",
+        TEST_LAYERS + "attend",
+    ),
+    Mutant(
+        "norm",
+        "RMS norm that subtracts the mean, layer norm that does not",
+        LAYERS,
+        '        if self.kind == "layer":\n            y = y - y.mean',
+        '        if self.kind == "rms":\n            y = y - y.mean',
+        TEST_LAYERS + "norm[layer]",
+    ),
+    Mutant(
+        "positions",
+        "a lookup beyond the position table",
+        DECODER,
+        "if tokens.shape[1] > self.max_length:",
+        "if False:",
+        TEST_DECODER + "too_long",
+    ),
+]
+
+SHARDING = [
+    Mutant(
+        "double use",
+        "a mesh axis used twice is let through",
+        RULES,
+        "            if used & set(axes):\n",
+        "            if False:\n",
+        TEST_RULES + "mesh_axis_used_twice_refused",
+    ),
+    Mutant(
+        "unknown name",
+        "an unknown logical name is replicated",
+        RULES,
+        "for known, axes in self.table:\n",
+        "for known, axes in self.table + ((name, ()),):\n",
+        TEST_RULES + "unknown_name_refused",
+    ),
+    Mutant(
+        "constrain",
+        "constraints ignore the rules",
+        RULES,
+        "return x if rules is None else",
+        "return x if True else",
+        TEST_RULES + "two_tables_give_two_programs",
+    ),
+    Mutant(
+        "jit's key",
+        "rules in a Python global, which jit does not see",
+        RULES,
+        "_RULES = jax.make_user_context(None)",
+        '_RULES = type("Global", (), {"value": None, "__call__": lambda self, new:'
+        ' __import__("contextlib").nullcontext(setattr(self, "value", new))})()',
+        TEST_RULES + "two_tables_give_two_programs",
+    ),
+    Mutant(
+        "indivisible",
+        "a dimension that does not divide is split",
+        RULES,
+        "if size % math.prod(self.mesh.shape[axis] for axis in axes):",
+        "if False:",
+        TEST_RULES + "indivisible_replicates_and_is_named",
+    ),
+]
+
+# Faults of an objective of its own kind: they live in the toys, which stand for what users write.
+TOYS = [
+    Mutant(
+        "M9",
+        "keys enter the queue before the loss",
+        "tests/toys/moco.py",
+        'query @ extras["queue"].T',
+        'query @ extras["queue"].at[extras["next"] + jnp.arange(len(key))].set(key).T',
+        PARTICULARS + "queue_is_scored_as_it_was_before_the_step",
+    ),
+    Mutant(
+        "M16",
+        "a regulariser is added per microbatch",
+        "tests/toys/ewc.py",
+        '{"ewc": penalty * rows.sum()}',
+        '{"ewc": penalty * 8}',
+        PARTICULARS + "a_regulariser_is_added_once[2]",
+    ),
+    Mutant(
+        "M17",
+        "the clamp is omitted",
+        "tests/toys/clip.py",
+        'jnp.minimum(params["scale"], CAP)',
+        'params["scale"]',
+        PARTICULARS + "temperature_is_clamped_after_the_update",
+    ),
+    Mutant(
+        "M20",
+        "LoRA merged outside the module",
+        "tests/toys/lora.py",
+        "y = y + contract(contract(args[0], a, count, m.precision.compute), b, 1, m.precision.compute)",
+        "y = y + contract(args[0], contract(a, b, 1, m.precision.compute), count, m.precision.compute)",
+        PARTICULARS + "lora_saves_the_weight_gradients",
+    ),
+    Mutant(
+        "M21",
+        "a shared leaf is trained by one task only",
+        "tests/toys/mixture.py",
+        "task.encode(params, extras[n],",
+        "task.encode(params if n == self.tasks[0][0] else __import__('jax').lax.stop_gradient(params), extras[n],",
+        PARTICULARS + "a_shared_leaf_gets_both_gradients",
+    ),
+    Mutant(
+        "shapes",
+        "tasks that share a path with another shape",
+        "tests/toys/mixture.py",
+        "for tree in trees}) > 1:",
+        "for tree in trees}) > 2:",
+        PARTICULARS + "shapes_of_shared_leaves_must_agree",
+    ),
+    Mutant(
+        "M28",
+        "teacher moved with the momentum of step t",
+        "tests/toys/moco.py",
+        "self.momentum(step + 1)",
+        "self.momentum(step)",
+        PARTICULARS + "teacher_moves_once_with_the_next_step_s_momentum",
+    ),
+]
