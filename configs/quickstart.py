@@ -44,6 +44,8 @@ def get_config(arg=""):
     config.evals = dict(
         tokens=2048 if smoke else 0,
         trigram=True,
-        samples=dict(prompts=("    def __init__(self", "import os\nimport", "class Error(Exception):"), temperature=0.6),
+        samples=dict(
+            prompts=("    def __init__(self", "import os\nimport", "class Error(Exception):"), temperature=0.6
+        ),
     )
     return config

@@ -13,7 +13,7 @@ import jax
 
 from pretrainx import __version__
 from pretrainx.core import config as strict
-from pretrainx.core.errors import CheckpointError, ConfigError, DataError, nearest
+from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.core.readable import duration, quantity
 from pretrainx.data.loader import Prefetch, place
 from pretrainx.data.prepared import PreparedText
@@ -24,9 +24,10 @@ from pretrainx.runs.evaluation import Evaluation
 from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.training import state as states
-from pretrainx.training.checkpoint import Checkpoints, Restored, read_meta, restore_params, steps_in
+from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.loop import Loop
 from pretrainx.training.peak import peak_flops
+from pretrainx.training.restore import MisfitError, Restored, read_meta, restore_params, steps_in
 from pretrainx.training.signals import Signals
 from pretrainx.training.step import make_train_step
 from pretrainx.training.writers import Journal, read
@@ -70,8 +71,8 @@ def train(
         like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
         try:
             restored = checkpoints.restore_newest(like, jax.jit(parts.optimizer.init))
-        except CheckpointError as error:
-            error.why += to_blame(error, checkpoints, recipe)
+        except MisfitError as error:
+            error.why += to_blame(checkpoints, recipe)
             raise
         if restored:
             same_data(restored.meta["data"], fingerprint, allow_change, tell)
@@ -162,12 +163,10 @@ def same_data(then: dict, now: dict, allow_change: tuple[str, ...], tell: Callab
     tell("warning", text="the data changed since the checkpoint, as allowed: " + lines.replace("\n", "; "))
 
 
-def to_blame(error: CheckpointError, checkpoints: Checkpoints, recipe: Recipe) -> str:
-    """Lines on the fields of the configuration that may be why a checkpoint does not fit: a person sets fields, not leaves."""
-    steps = steps_in(checkpoints.directory)
-    if "does not fit" not in error.what or not steps:
-        return ""
-    then, now = read_meta(checkpoints.directory, steps[-1])["config"], json.loads(json.dumps(strict.as_dict(recipe)))
+def to_blame(checkpoints: Checkpoints, recipe: Recipe) -> str:
+    """Lines on the fields of the configuration that may be why the newest checkpoint does not fit: a person sets fields."""
+    newest = steps_in(checkpoints.directory)[-1]
+    then, now = read_meta(checkpoints.directory, newest)["config"], json.loads(json.dumps(strict.as_dict(recipe)))
     return "".join(
         f"\nconfig.{section}.{path}: {old!r} in the checkpoint, {new!r} now"
         for section in ("objective", "model", "data", "precision")

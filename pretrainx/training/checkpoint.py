@@ -1,184 +1,35 @@
-"""Checkpoints: one Orbax composite {state, meta} per step, verified by checksums when it is read back.
+"""The checkpoints of a run: one Orbax composite {state, meta} per step.
 
-The state is saved with ONE parameter tree and optimizer states by name, so that freezing, averaging or clipping may change
-between two runs of the same command. `meta` holds the resolved config, the data fingerprint, versions and a table of leaves.
+`meta` holds the resolved config, the data fingerprint, versions and a table of leaves with a checksum each.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from pretrainx import __version__
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.training.checksum import examine
+from pretrainx.training.restore import (
+    FORMAT,
+    FormatError,
+    MisfitError,
+    Restored,
+    as_tree,
+    digest,
+    restore_step,
+    steps_in,
+)
 from pretrainx.training.state import TrainState
 
-FORMAT = 1
 FAILED_SAVES = 3
-
-
-def as_tree(state: TrainState) -> paths.Tree:
-    """The state as it is saved: {step, params, optimizer, extras, ema, guard}, nested dicts of arrays."""
-    tree = {
-        "step": state.step,
-        "params": state.full_params(),
-        "optimizer": paths.names_of(state.opt_state),
-        "extras": state.extras,
-        "ema": state.ema,
-        "guard": state.guard,
-    }
-    return paths.from_leaves(paths.leaves(tree))
-
-
-def from_tree(tree: paths.Tree, like: TrainState) -> TrainState:
-    """The inverse of `as_tree`, in the form of `like` (which says what is trained and what is frozen)."""
-    found, form = jax.tree_util.tree_flatten_with_path(like.opt_state)
-    moments = dict(paths.leaves(tree.get("optimizer", {})))
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
-    return TrainState(
-        step=tree["step"],
-        params=paths.restrict(tree["params"], like=like.params),
-        frozen=paths.restrict(tree["params"], like=like.frozen),
-        opt_state=jax.tree_util.tree_unflatten(form, [moments[name] for name in names]),
-        extras=_formed(tree.get("extras", {}), like.extras),
-        ema=tree.get("ema", {}),
-        guard=tree["guard"],
-    )
-
-
-def _formed(tree: paths.Tree, like: paths.Tree) -> paths.Tree:
-    """`tree` with the empty branches that `like` has: they are not saved."""
-    leaf = dict(paths.leaves(tree))
-    return paths.map_leaves(lambda path, _: leaf[path], like)
-
-
-def steps_in(directory: Path) -> list[int]:
-    """The durable steps on disk, oldest first. (A manager's `latest_step` also names one that is being written.)"""
-    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit()) if directory.is_dir() else []
-
-
-def digest(meta: dict) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def read_meta(directory: Path, step: int) -> dict:
-    """The meta record of a step; CheckpointError when it is missing, torn or altered."""
-    path = directory / str(step) / "meta" / "metadata"
-    try:
-        meta = json.loads(path.read_text())
-        stated = meta.pop("digest")
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError("a checkpoint has no readable meta record", where=str(path), why=repr(error)) from error
-    if digest(meta) != stated:
-        raise CheckpointError("a checkpoint's meta record was altered", where=str(path), why="its own digest differs")
-    if meta["format"] != FORMAT:
-        raise CheckpointError(
-            "a checkpoint of another format",
-            where=str(path),
-            why=f"format {meta['format']}, this version reads {FORMAT}",
-            do=f"read it with pretrainx {meta['versions']['pretrainx']}",
-        )
-    return meta
-
-
-def read_leaves(
-    directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct], meta: dict
-) -> dict[str, jax.Array]:
-    """The wanted leaves {path: abstract leaf with sharding} of a step, verified; CheckpointError names a damaged leaf."""
-    import orbax.checkpoint as ocp
-
-    where = directory / str(step)
-    item = paths.from_leaves(wanted.items())
-    restore = ocp.args.PyTreeRestore(
-        item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
-    )
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.restore((where / "state").absolute(), args=restore)
-        sums, _ = jax.device_get(examine(tree))
-    except jax.errors.JaxRuntimeError:  # the device's trouble, such as too little memory: the files may be whole
-        raise
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        why = str(error).strip().split("\n")[0][:200] or repr(error)
-        raise CheckpointError("a checkpoint cannot be read", where=str(where), why=why) from error
-    for path, leaf_sum in sums.items():
-        if int(leaf_sum) != meta["leaves"][path]["checksum"]:
-            raise CheckpointError(
-                "a checkpoint is damaged",
-                where=f"{where}, leaf {path}",
-                why=f"checksum {int(leaf_sum):08x}, saved {meta['leaves'][path]['checksum']:08x}",
-            )
-    return dict(paths.leaves(tree))
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A state read back, the meta record of its step, and lines on what was not as it is now."""
-
-    state: TrainState
-    meta: dict
-    lines: list[str]
-
-
-def restore_step(directory: Path, step: int, like: TrainState, fresh_optimizer) -> Restored:
-    """The state of one step in the form and sharding of the abstract state `like`.
-
-    Parameters and extras must be the same leaves; optimizer states, averages and guard counters that are missing start
-    afresh, with a line, and those no longer wanted are dropped. `fresh_optimizer(params)` gives initial states.
-    """
-    meta = read_meta(directory, step)
-    stored, wanted = meta["leaves"], dict(paths.leaves(as_tree(like)))
-    where = str(directory / str(step))
-    lines, common = [], {}
-    for path in sorted(stored.keys() | wanted.keys()):
-        section = path.split("/")[0]
-        if path in stored and path in wanted:
-            old, new = (tuple(stored[path]["shape"]), stored[path]["dtype"]), wanted[path]
-            if old != (new.shape, str(new.dtype)):
-                raise CheckpointError(
-                    "the checkpoint does not fit the configuration",
-                    where=f"{where}, leaf {path}",
-                    why=f"checkpoint {old[1]}{list(old[0])}, configuration {new.dtype}{list(new.shape)}",
-                    do="go back to the configuration in config.json, or start in another --workdir",
-                )
-            common[path] = new
-        elif section in ("params", "extras"):
-            has, lacks = ("checkpoint", "configuration") if path in stored else ("configuration", "checkpoint")
-            raise CheckpointError(
-                "the checkpoint does not fit the configuration",
-                where=f"{where}, leaf {path}",
-                why=f"the {has} has it, the {lacks} does not",
-                do="go back to the configuration in config.json, or start in another --workdir",
-            )
-        else:
-            lines.append(
-                f"{path}: " + ("no longer kept, dropped" if path in stored else "not in the checkpoint, started afresh")
-            )
-    leaves = read_leaves(directory, step, common, meta)
-    tree = paths.from_leaves(leaves.items())
-    missing = wanted.keys() - leaves.keys()
-    if missing:
-        trained = paths.restrict(tree["params"], like=like.params)
-        fresh = {
-            "optimizer": paths.names_of(fresh_optimizer(trained)),
-            "ema": jax.tree.map(lambda x: x.copy(), trained),
-        }
-        fresh["guard"] = jax.tree.map(
-            lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), like.guard
-        )
-        given = dict(paths.leaves(fresh))
-        tree = paths.from_leaves((path, leaves[path] if path in leaves else given[path]) for path in wanted)
-    return Restored(from_tree(tree, like), meta, lines)
 
 
 class Checkpoints:
@@ -280,9 +131,9 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 return restore_step(self.directory, step, like, fresh_optimizer)
+            except (MisfitError, FormatError):
+                raise
             except CheckpointError as error:
-                if "fit" in error.what or "format" in error.what:
-                    raise
                 last = error
                 aside = self.directory / f"{step}.corrupt"
                 while aside.exists():  # the same step was damaged before
@@ -309,40 +160,3 @@ def versions() -> dict[str, str]:
 
     modules = {"jax": jax, "flax": flax, "optax": optax, "orbax": ocp}
     return {"pretrainx": __version__} | {name: module.__version__ for name, module in modules.items()}
-
-
-def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.Array], int, list[str]]:
-    """Parameters of another run for `init_from`: ({path: leaf}, step, lines on leaves that were not taken).
-
-    `wanted` is the tree of abstract parameters with shardings. Leaves that the run lacks, or has in another shape, keep
-    their own initial values.
-    """
-    steps = steps_in(directory)
-    if not steps:
-        raise CheckpointError(
-            "there is no checkpoint to start from",
-            where=str(directory),
-            do="set config.init_from to the workdir of a run",
-        )
-    meta = read_meta(directory, steps[-1])
-    lines, taken = [], {}
-    for path, leaf in paths.leaves(wanted):
-        stored = meta["leaves"].get(f"params/{path}")
-        if stored is None:
-            lines.append(f"{path}: not in the checkpoint, initialised")
-        elif tuple(stored["shape"]) != leaf.shape:
-            lines.append(f"{path}: {stored['shape']} in the checkpoint, {list(leaf.shape)} here, initialised")
-        else:
-            dtype = np.dtype(stored["dtype"])
-            taken[f"params/{path}"] = jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
-    if not taken:
-        raise CheckpointError(
-            "the checkpoint has no parameter of this model",
-            where=str(directory),
-            why=f"{len(lines)} parameters were looked for",
-            do="set config.init_from to a run of the same model family",
-        )
-    leaves = read_leaves(directory, steps[-1], taken, meta)
-    dtypes = dict(paths.leaves(wanted))
-    cast = lambda path, leaf: leaf.astype(dtypes[path].dtype)
-    return {path[7:]: cast(path[7:], leaf) for path, leaf in leaves.items()}, steps[-1], lines

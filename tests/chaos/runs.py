@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pretrainx.training import checkpoint
+from pretrainx.training import restore
 from pretrainx.training.writers import read
 
 STEPS, EVERY, EVAL_EVERY = 40, 10, 20  # of the undisturbed run that the suite shares
@@ -94,7 +94,7 @@ class Run:
         return read(self.workdir / "metrics.jsonl")
 
     def durable(self) -> list[int]:
-        return checkpoint.steps_in(self.workdir / "checkpoints")
+        return restore.steps_in(self.workdir / "checkpoints")
 
     def unfinished_saves(self, since: float = 0.0) -> list[str]:
         """The directories of saves under way or torn, those that nothing has touched after `since` left out."""
@@ -108,7 +108,7 @@ class Run:
 
     def checksums(self, step: int) -> dict[str, int]:
         """Checksum of every leaf of a saved state: equal tables are equal states, bit for bit."""
-        meta = checkpoint.read_meta(self.workdir / "checkpoints", step)
+        meta = restore.read_meta(self.workdir / "checkpoints", step)
         return {path: leaf["checksum"] for path, leaf in meta["leaves"].items()}
 
 

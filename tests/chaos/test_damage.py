@@ -17,8 +17,9 @@ from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.models.decoder import Decoder
 from pretrainx.models.layers import Precision
-from pretrainx.training import checkpoint
+from pretrainx.training import restore
 from pretrainx.training import state as states
+from pretrainx.training.checkpoint import Checkpoints
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos")]
 
@@ -41,7 +42,7 @@ class Saved:
     def outcome(self):
         """ "detected", or "harmless" where every leaf comes back bit for bit; anything else is "wrong"."""
         try:
-            found = checkpoint.restore_step(self.directory, self.step, self.like, jax.jit(self.optimizer.init))
+            found = restore.restore_step(self.directory, self.step, self.like, jax.jit(self.optimizer.init))
         except CheckpointError as error:
             assert str(self.directory) in error.where and error.why
             return "detected"
@@ -49,7 +50,7 @@ class Saved:
 
 
 def contents(state):
-    return {path: np.asarray(leaf).tobytes() for path, leaf in paths.leaves(checkpoint.as_tree(state))}
+    return {path: np.asarray(leaf).tobytes() for path, leaf in paths.leaves(restore.as_tree(state))}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def saved(tmp_path_factory):
     for seed in range(2):
         state, _ = run.step(state, run.place(cases.make_batch(run.objective, seed=seed)))
     directory = tmp_path_factory.mktemp("damage") / "checkpoints"
-    checkpoints = checkpoint.Checkpoints(directory, keep=1)
+    checkpoints = Checkpoints(directory, keep=1)
     checkpoints.save(state, {})
     checkpoints.close()
     like = states.abstract(run.objective, run.optimizer, run.options, run.found)

@@ -12,7 +12,8 @@ from pretrainx.core.errors import CheckpointError
 from pretrainx.optim.optimizer import AdamWConfig
 from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.training import state as states
-from pretrainx.training.checkpoint import Checkpoints, restore_params, restore_step
+from pretrainx.training.checkpoint import Checkpoints
+from pretrainx.training.restore import restore_params, restore_step
 
 KINDS = ["moco", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, moco)", "nnx guest"]
 each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.xdist_group(case)) for case in KINDS])
