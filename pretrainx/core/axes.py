@@ -5,8 +5,6 @@ Ranks lie: in a scanned stack a norm has rank 2 and a head kernel rank 4. Names 
 
 from __future__ import annotations
 
-import math
-
 from flax import linen as nn
 
 from pretrainx.core import paths
@@ -66,11 +64,6 @@ def of_boxed(tree: paths.Tree) -> tuple[tuple[str, Names], ...]:
 def unbox(tree: paths.Tree) -> paths.Tree:
     """The arrays without their boxes."""
     return paths.map_leaves(lambda _, leaf: leaf.value if isinstance(leaf, nn.LogicallyPartitioned) else leaf, tree)
-
-
-def count(tree: paths.Tree) -> int:
-    """Number of parameters in a tree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) for _, leaf in paths.leaves(tree))
 
 
 def boxed(value, *names: str | None) -> nn.LogicallyPartitioned:

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 
+def _real(step):
+    """The step as float32, or float64 where that is on: int32 / int alone would be float32 always."""
+    return jnp.asarray(step, float)
+
+
 @dataclass(frozen=True)
 class Ramp:
     """Linear from `start` at step 0 to `end` at step `steps`, then `end`."""
@@ -16,7 +21,7 @@ class Ramp:
     steps: int
 
     def __call__(self, step):
-        return self.start + (self.end - self.start) * jnp.clip(step / max(self.steps, 1), 0.0, 1.0)
+        return self.start + (self.end - self.start) * jnp.clip(_real(step) / max(self.steps, 1), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Cosine:
     steps: int
 
     def __call__(self, step):
-        progress = jnp.clip(step / max(self.steps, 1), 0.0, 1.0)
+        progress = jnp.clip(_real(step) / max(self.steps, 1), 0.0, 1.0)
         return self.end + (self.start - self.end) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
@@ -43,6 +48,6 @@ class WarmupCosine:
 
     def __call__(self, step):
         # (step + 1): the first update is not spent on a rate of zero.
-        warm = self.peak * jnp.minimum(1.0, (step + 1) / max(self.warmup, 1))
+        warm = self.peak * jnp.minimum(1.0, (_real(step) + 1) / max(self.warmup, 1))
         decay = Cosine(1.0, self.floor, max(self.steps - self.warmup, 1))(step - self.warmup)
         return warm * jnp.where(step < self.warmup, 1.0, decay)

@@ -32,13 +32,13 @@ class Options:
 def scales(objective: Objective, weights: dict, step: jax.Array) -> dict[str, jax.Array]:
     """{term: coefficient / W}, W the sum of the term's weights over the global batch; 0 where W = 0.
 
-    The inner `where` keeps the gradient finite: 0 times the derivative of 1 / 0 would be NaN.
+    The inner `where` keeps this function differentiable: 0 times the derivative of 1 / 0 would be NaN.
     """
     found = {}
     for term in objective.terms:
         if term.name not in weights:
             raise ValueError(f"{type(objective).__name__}.observe gives no weights for its term {term.name!r}")
-        total = weights[term.name].sum()
+        total = weights[term.name].sum(dtype=float)  # weights are float32 even in a float64 run
         found[term.name] = term.at(step) * jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
     return found
 

@@ -18,7 +18,7 @@ from toys.prompt import Prompt
 from toys.small import Small, batch
 from toys.views import pooled
 
-from pretrainx.core import axes, paths, random
+from pretrainx.core import paths, random
 from pretrainx.core.schedule import Ramp, WarmupCosine
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import Decoder, DecoderConfig
@@ -75,7 +75,7 @@ def test_queue_is_scored_as_it_was_before_the_step():
         )
         nll = np.log(np.exp(logits).sum(1)) - logits[:, 0]
         valid = np.arange(ROWS) != 2
-        np.testing.assert_allclose(run.metrics[step]["loss"], nll[valid].mean(), rtol=1e-6)
+        np.testing.assert_allclose(run.metrics[step]["loss"], nll[valid].mean(), rtol=1e-12)
 
 
 @moco_group
@@ -86,7 +86,7 @@ def test_teacher_moves_once_with_the_next_step_s_momentum():
         m = 1.0 - 0.5 * 0.5 * (1 + np.cos(np.pi * (step + 1) / 10))
         formula = lambda teacher, params, m=m: m * teacher + (1 - m) * params
         wanted = jax.tree.map(formula, seen[step].extras["teacher"], seen[step + 1].params)
-        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)  # schedules are float32
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-8)  # schedules are float32
         jax.tree.map(close, seen[step + 1].extras["teacher"], wanted)
 
 
@@ -171,16 +171,20 @@ def test_lora_saves_the_weight_gradients():
     assert adapted <= 0.8 * full
 
 
+def count(tree):
+    return sum(leaf.size for _, leaf in paths.leaves(tree))
+
+
 def test_lora_keeps_no_optimizer_state_for_the_base():
     objective = lora_pair()[1]
     _, _, state = placed(objective, 8)
     trained = {path for path, _ in paths.leaves(state.params)}
     assert trained and all(path.split("/")[-1] in ("lora_a", "lora_b") for path in trained)
-    assert axes.count(state.frozen) > 50 * axes.count(state.params)
+    assert count(state.frozen) > 50 * count(state.params)
     held = [(path, leaf) for path, leaf in paths.leaves(paths.names_of(state.opt_state)) if leaf.shape]
     base = [(path, leaf) for path, leaf in held if not path.endswith(("lora_a", "lora_b"))]
     assert sum(leaf.size * leaf.dtype.itemsize for _, leaf in base) == 0, base
-    assert sum(leaf.size for _, leaf in held) == 2 * axes.count(state.params)
+    assert sum(leaf.size for _, leaf in held) == 2 * count(state.params)
 
 
 def test_a_shared_leaf_gets_both_gradients():
@@ -193,7 +197,8 @@ def test_a_shared_leaf_gets_both_gradients():
         each.append((data["fit"][:, None] * data["x"]).sum(0) / data["fit"].sum() + 2 * coefficient)
         assert np.abs(each[-1]).min() > 1e-3
     np.testing.assert_allclose((1.0 - np.asarray(state.params["slope"])) / 0.125, each[0] + each[1], rtol=1e-12)
-    assert set(state.params) == {"slope", "still"} and set(state.extras) == {"a", "b"}
+    assert set(state.params) == {"slope"} and set(state.frozen) == {"still"}  # each task says what it trains
+    assert set(state.extras) == {"a", "b"}
     assert {"term/a/fit", "term/b/size"} <= set(metrics)
 
 
@@ -222,7 +227,7 @@ def test_coefficient_schedule_of_one_term_of_two():
         tokens = make_batch(run.run.objective, seed=step)["tokens"]
         weight = (tokens[:, 1:] != 0)[np.arange(ROWS) != 2].sum()
         caption = metrics["per_row"]["caption"].sum() / weight
-        np.testing.assert_allclose(metrics["term/caption"], max(2.0 - step / 4, 1.0) * caption, rtol=1e-6)
+        np.testing.assert_allclose(metrics["term/caption"], max(2.0 - step / 4, 1.0) * caption, rtol=1e-12)
         contrastive = metrics["per_row"]["contrastive"].sum() / (ROWS - 1)
-        np.testing.assert_allclose(metrics["term/contrastive"], contrastive, rtol=1e-6)
+        np.testing.assert_allclose(metrics["term/contrastive"], contrastive, rtol=1e-12)
         np.testing.assert_allclose(metrics["loss"], metrics["term/caption"] + metrics["term/contrastive"], rtol=1e-12)

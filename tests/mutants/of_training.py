@@ -318,8 +318,8 @@ OPTIMIZERS = [
         "warm-up",
         "the first update has rate zero",
         "pretrainx/core/schedule.py",
-        "(step + 1) / max(self.warmup, 1)",
-        "step / max(self.warmup, 1)",
+        "(_real(step) + 1) / max(self.warmup, 1)",
+        "_real(step) / max(self.warmup, 1)",
         TEST_OPTIMIZER + "warmup_and_cosine",
     ),
     Mutant(

@@ -33,6 +33,9 @@ class Mixture(Objective):
             params, extras[name] = task.start(fold_in(key, i), params, batch[name])
         return params, extras
 
+    def trains(self, path):
+        return any(task.trains(path) for _, task, _ in self.tasks)
+
     def row_keys(self, key, batch):
         return {n: task.row_keys(fold_in(key, i), batch[n]) for i, (n, task, _) in enumerate(self.tasks)}
 
