@@ -30,7 +30,7 @@ setup(
         "matplotlib>=3.10",
     ],
     extras_require={
-        "test": ["pytest>=9", "pytest-xdist>=3.8", "pytest-timeout>=2.3", "hypothesis>=6", "ruff>=0.12"],
+        "test": ["pytest>=9", "pytest-xdist>=3.8", "pytest-timeout>=2.3", "hypothesis>=6", "ruff>=0.17,<0.18"],
         "cuda": ["jax[cuda12]>=0.10.0,<0.11"],
         "tpu": ["jax[tpu]>=0.10.0,<0.11"],
     },

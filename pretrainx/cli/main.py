@@ -130,7 +130,7 @@ def _out_of_memory(error: Exception) -> OutOfMemoryError | None:
         do="one of these, cheapest first:\n"
         "--config.train.microbatches=N   twice as many: the same update from smaller pieces\n"
         "--config.model.remat=full       recompute activations in the backward pass\n"
-        "--config.mesh.fsdp=-1           shard parameters and optimizer state over the devices",
+        "--config.mesh.data=1 --config.mesh.fsdp=-1   shard parameters and optimizer state over all devices",
     )
 
 

@@ -39,7 +39,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear warm-up from 0 over `warmup` steps to `peak`, cosine to `floor * peak` at step `steps` (GPT-3, app. B)."""
+    """Linear warm-up from `peak / warmup` to `peak` over `warmup` steps, then a cosine to `floor * peak` at step `steps`."""
 
     peak: float
     warmup: int

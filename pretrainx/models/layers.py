@@ -21,7 +21,10 @@ DTYPES = ("float32", "bfloat16", "float64")
 
 @dataclass(frozen=True)
 class Precision:
-    """Dtypes of stored parameters and of matrix products. Norms, softmax and losses are float32 or wider."""
+    """Dtypes of stored parameters (their moments and averages too) and of matrix products.
+
+    Norms, softmax and losses are float32 or wider in any case.
+    """
 
     params: str = field(default="float32", metadata={"choices": DTYPES})
     compute: str = field(default="float32", metadata={"choices": DTYPES})

@@ -29,9 +29,7 @@ class Autoregressive(Objective):
     vocabulary: Vocabulary
     length: int
 
-    @property
-    def terms(self):
-        return (Term("nll"),)
+    terms = (Term("nll"),)
 
     def batch_spec(self, rows):
         return {

@@ -17,6 +17,6 @@ def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def outcome(term: str, nll: jax.Array, weights: jax.Array) -> Outcome:
-    """The weighted sum of nll [B, T] as one term. `where`, since a weight of 0 does not hide a NaN."""
+    """The weighted sum of nll [B, T] as one term. `where`, since 0 times a NaN is NaN."""
     rows = jnp.where(weights > 0, weights * nll, 0).sum(axis=tuple(range(1, nll.ndim)))
     return Outcome(totals={term: rows.sum()}, per_row={term: jax.lax.stop_gradient(rows)})

@@ -7,6 +7,7 @@ rank 2 and biases of heads rank 3.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -104,8 +105,6 @@ class Optimizer:
 
     def multipliers(self, path: str) -> tuple[float, float]:
         """(learning rate, weight decay) multipliers of one leaf."""
-        import re
-
         rate, decay = 1.0, float(axes.role(self.by_path[path]) in self.config.decays)
         for group in self.config.groups:
             if re.fullmatch(group.pattern, path):

@@ -22,7 +22,7 @@ from pretrainx.report.style import STYLE
 _SAMPLES_SHOWN = 12  # of one run alone
 _SAMPLES_SHOWN_BESIDE = 4  # of each of several runs
 _EVENTS_SHOWN = 60
-_ROUTINE = ("save", "saved", "eval")  # told by their number and their last step, not one by one
+_ROUTINE = ("saving", "saved", "eval")  # told by their number and their last step, not one by one
 
 
 def write(output: str | Path, workdirs: Sequence[str | Path]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pretrainx.core.errors import ConfigError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives.objective import Objective
 from pretrainx.optim.optimizer import Optimizer
@@ -32,6 +33,15 @@ class Parts:
 def lay_out(recipe: Recipe, devices=None) -> tuple[Rules, int]:
     """(rules, rows per device and microbatch) over `devices` (default: all). ConfigError where mesh or batch do not fit."""
     rules = Rules(make_mesh(recipe.mesh, devices))
+    used = {axis for _, axes in rules.table for axis in axes}
+    for axis, size in rules.mesh.shape.items():
+        if size > 1 and axis not in used:
+            raise ConfigError(
+                f"nothing is laid over the mesh axis {axis!r}",
+                where=f"config.mesh.{axis}",
+                why=f"size {size}, but no sharding rule names it: every device along it would do the same work",
+                do=f"--config.mesh.{axis}=1",
+            )
     return rules, check_batch(recipe, rules.batch_ways())
 
 

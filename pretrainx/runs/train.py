@@ -42,7 +42,7 @@ def train(
     """Trains the run of a configuration in `workdir`, or goes on with it; returns the exit code 0.
 
     `allow_change` names what may differ from the checkpoint on resume ("data"). Raises PretrainxError for everything that
-    ends a run otherwise, after saving what can be saved.
+    ends a run otherwise; a signal is answered by saving the very step first.
     """
     began = time.time()
     recipe, workdir = parse(values), Path(workdir)
@@ -50,7 +50,15 @@ def train(
     refuse_if_never(recipe, workdir)
     keep_compiled_programs()
     lay_out(recipe)  # a mesh or batch that cannot be is refused before anything is written
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "the workdir cannot be made",
+            where=f"--workdir={workdir}",
+            why=error.strerror or str(error),
+            do="name a directory that can be written",
+        ) from error
     with Journal(workdir) as journal, Signals() as signals:
 
         def tell(kind: str, **facts: Any) -> None:
@@ -90,9 +98,11 @@ def train(
         wall = lambda: past + time.time() - began
         spec = parts.objective.batch_spec(recipe.train.batch_size)
         shardings = {name: parts.rules.rows(leaf.shape) for name, leaf in spec.items()}
-        prefetch = Prefetch(lambda step: place(rows.batch(step), shardings), int(state.step))
         flops = parts.objective.flops_per_row()
+        peak = peak_flops(jax.devices(), recipe.precision.compute)
         evaluation = Evaluation(recipe, parts, text, workdir)
+        # The last thing before the loop: its thread is closed by what follows.
+        prefetch = Prefetch(lambda step: place(rows.batch(step), shardings), int(state.step))
         loop = Loop(
             config=recipe.train,
             step=make_train_step(parts.objective, parts.optimizer, parts.options, state),
@@ -108,7 +118,7 @@ def train(
             units_per_step=recipe.train.batch_size * recipe.data.length,
             unit="tok",
             flops_per_step=flops and flops * recipe.train.batch_size,
-            peak=peak_flops(jax.devices(), recipe.precision.compute),
+            peak=peak,
             patience=recipe.guard.patience,
             wall=wall,
             say=say,
@@ -138,7 +148,7 @@ def refuse_unknown(allow_change: tuple[str, ...]) -> None:
 
 
 def refuse_if_never(recipe: Recipe, workdir: Path) -> None:
-    if recipe.resume == "never" and workdir.exists() and any(workdir.iterdir()):
+    if recipe.resume == "never" and workdir.is_dir() and any(workdir.iterdir()):
         raise ConfigError(
             "the workdir is not empty",
             where=str(workdir),
@@ -169,7 +179,7 @@ def to_blame(checkpoints: Checkpoints, recipe: Recipe) -> str:
     then, now = read_meta(checkpoints.directory, newest)["config"], json.loads(json.dumps(strict.as_dict(recipe)))
     return "".join(
         f"\nconfig.{section}.{path}: {old!r} in the checkpoint, {new!r} now"
-        for section in ("objective", "model", "data", "precision")
+        for section in ("objective", "model", "data", "precision", "guard")
         for path, old, new in strict.difference(then[section], now[section])
     )
 

@@ -52,11 +52,9 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        step, durable = int(state.step), steps_in(self.directory)
-        if step in durable or step == self.in_flight:
+        step = int(state.step)
+        if step in steps_in(self.directory) or step == self.in_flight:
             return False
-        if self.in_flight in durable:
-            self.failed = 0
         tree = as_tree(state)
         sums, finite = jax.device_get(examine(tree))
         if not finite:
@@ -78,17 +76,20 @@ class Checkpoints:
         items = {"state": ocp.args.StandardSave(tree), "meta": ocp.args.JsonSave(meta)}
         if not self._watched(lambda: self.manager.save(step, args=ocp.args.Composite(**items), force=True)):
             return False
+        self._settle()  # the save before this one: the manager has waited for it
         self.in_flight = step
-        self.event("saved", step=step)
+        self.event("saving", step=step)
         return True
 
     def poll(self) -> None:
-        """Surfaces the error of a background save; CheckpointError after three in a row."""
+        """Notices a background save that became durable, or failed; CheckpointError after three failed in a row."""
         self._watched(self.manager.check_for_errors)
+        self._settle()
 
     def wait(self) -> None:
         """Until what was saved is durable."""
         self._watched(self.manager.wait_until_finished)
+        self._settle()
 
     def demand(self, step: int) -> None:
         """Until `step` is durable; CheckpointError where it is not: what a run ends with must not be lost quietly."""
@@ -99,6 +100,11 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self.manager.close()
+
+    def _settle(self) -> None:
+        if self.in_flight is not None and self.in_flight in steps_in(self.directory):
+            self.event("saved", step=self.in_flight)
+            self.failed, self.in_flight = 0, None
 
     def _unsaved(self, what: str) -> CheckpointError:
         steps = steps_in(self.directory)

@@ -106,7 +106,7 @@ class Loop:
         done, watch, waited = int(state.step), None, self.waited()
         if self.owed:
             self.evaluated(state, signals)
-        self.skipped = int(state.guard["skipped"])
+        self.skipped, programs = int(state.guard["skipped"]), 1
         while done < self.config.steps and not signals.requested():
             state, metrics = self.step(state, self.next_batch())
             done += 1
@@ -116,6 +116,10 @@ class Loop:
                 watch, waited = Stopwatch(), self.waited()
             else:
                 watch.steps += 1
+            if self.step.traces > programs:
+                text = "the train step was compiled again: the batch or the state changed its form"
+                self.journal.event("warning", step=done, text=text)
+                programs = self.step.traces
             last = done == self.config.steps
             if done % self.config.log_every == 0 or last:
                 self.log(done, metrics, watch, waited)

@@ -180,15 +180,18 @@ def restore_step(directory: Path, step: int, like: TrainState, fresh_optimizer) 
             lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), like.guard
         )
         given = dict(paths.leaves(fresh))
-        tree = paths.from_leaves((path, leaves[path] if path in leaves else given[path]) for path in wanted)
+        tree = paths.from_leaves(
+            (path, leaves[path] if path in leaves else jax.device_put(given[path], wanted[path].sharding))
+            for path in wanted
+        )
     return Restored(from_tree(tree, like), meta, lines)
 
 
 def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.Array], int, list[str]]:
     """Parameters of another run for `init_from`: ({path: leaf}, step, lines on leaves that were not taken).
 
-    `wanted` is the tree of abstract parameters with shardings. Leaves that the run lacks, or has in another shape, keep
-    their own initial values.
+    The newest step that reads back whole is taken. `wanted` is the tree of abstract parameters with shardings. Leaves that
+    the run lacks, or has in another shape, keep their own initial values.
     """
     steps = steps_in(directory)
     if not steps:
@@ -197,7 +200,24 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
             where=str(directory),
             do="set config.init_from to the workdir of a run",
         )
-    meta = read_meta(directory, steps[-1])
+    damaged = []
+    for step in reversed(steps):
+        try:
+            return _params_of(directory, step, wanted)
+        except (MisfitError, FormatError):
+            raise
+        except CheckpointError as error:
+            damaged.append(f"{error.where}: {error.why}")
+    raise CheckpointError(
+        "no checkpoint to start from is usable",
+        where=str(directory),
+        why="\n".join(damaged),
+        do="put an intact copy of a step back, or set config.init_from to another run",
+    )
+
+
+def _params_of(directory: Path, step: int, wanted: paths.Tree) -> tuple[dict[str, jax.Array], int, list[str]]:
+    meta = read_meta(directory, step)
     lines, taken = [], {}
     for path, leaf in paths.leaves(wanted):
         stored = meta["leaves"].get(f"params/{path}")
@@ -209,13 +229,13 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
             dtype = np.dtype(stored["dtype"])
             taken[f"params/{path}"] = jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
     if not taken:
-        raise CheckpointError(
+        raise MisfitError(
             "the checkpoint has no parameter of this model",
             where=str(directory),
             why=f"{len(lines)} parameters were looked for",
             do="set config.init_from to a run of the same model family",
         )
-    leaves = read_leaves(directory, steps[-1], taken, meta)
-    dtypes = dict(paths.leaves(wanted))
-    cast = lambda path, leaf: leaf.astype(dtypes[path].dtype)
-    return {path[7:]: cast(path[7:], leaf) for path, leaf in leaves.items()}, steps[-1], lines
+    leaves = read_leaves(directory, step, taken, meta)
+    dtypes = {f"params/{path}": leaf.dtype for path, leaf in paths.leaves(wanted)}
+    given = {path.removeprefix("params/"): leaf.astype(dtypes[path]) for path, leaf in leaves.items()}
+    return given, step, lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -36,6 +37,8 @@ def scales(objective: Objective, weights: dict, step: jax.Array) -> dict[str, ja
     """
     found = {}
     for term in objective.terms:
+        if term.name in found:
+            raise ValueError(f"{type(objective).__name__} has two terms named {term.name!r}")
         if term.name not in weights:
             raise ValueError(f"{type(objective).__name__}.observe gives no weights for its term {term.name!r}")
         total = weights[term.name].sum(dtype=float)  # weights are float32 even in a float64 run
@@ -95,6 +98,8 @@ def train_step(
 
         gradients, outcomes = jax.lax.scan(accumulate, gradients, (parts, strided(cotangents, count)))
         outcome = gathered(outcomes)
+        if twice := outcome.totals.keys() & joint.totals.keys():
+            raise ValueError(f"{type(objective).__name__} scores {sorted(twice)} in encode and in couple")
         totals = outcome.totals | joint.totals
         if set(totals) != set(scale):
             raise ValueError(f"{type(objective).__name__} has terms {sorted(scale)} but scored {sorted(totals)}")
@@ -114,6 +119,8 @@ def train_step(
         ema = jax.tree.map(average, state.ema, params) if state.ema else {}
         advanced = state.replace(params=params, opt_state=opt_state, extras=extras, ema=ema)
 
+        # `where` below would broadcast a leaf that an objective gave another shape.
+        chex.assert_trees_all_equal_shapes(advanced, state)
         accepted = guard.accept(options.guard, state.guard, loss, grad_norm)
         select = lambda new, old: jnp.where(accepted, new, old).astype(old.dtype)
         guarded = guard.record(options.guard, state.guard, accepted, loss, grad_norm)

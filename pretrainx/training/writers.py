@@ -55,8 +55,7 @@ class _Lines:
         self.dropped = 0
         self.warned = False
         self.torn = False  # whether the file may end inside a line
-        self.descriptor: int | None = None
-        self._attempt(self._open)
+        self.descriptor: int | None = None  # opened by the first line: a start that fails leaves no empty files
 
     def append(self, line: str) -> None:
         self.dropped += len(self.waiting) == self.waiting.maxlen

@@ -1,6 +1,7 @@
 """The table of benchmarks/meshes.py, held to its bounds."""
 
 import pytest
+
 from benchmarks.meshes import measure
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+
 from chaos import kills
 from chaos.runs import EVAL_EVERY, EVERY, STEPS
 

@@ -9,10 +9,9 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+
 from chaos.runs import LIMIT, STEPS, Run, block_of, differing, write_recipe
 from contract import cases
-from toys.moco import Moco
-
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.models.decoder import Decoder
@@ -20,6 +19,7 @@ from pretrainx.models.layers import Precision
 from pretrainx.training import restore
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
+from toys.moco import Moco
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos")]
 

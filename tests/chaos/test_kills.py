@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+
 from chaos import kills
 from chaos.runs import EVAL_EVERY, STEPS
 

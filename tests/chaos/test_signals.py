@@ -4,8 +4,8 @@ import signal
 import time
 
 import pytest
-from chaos.runs import EVAL_EVERY, EVERY, STEPS, block_of, differing
 
+from chaos.runs import EVAL_EVERY, EVERY, STEPS, block_of, differing
 from pretrainx.core.errors import Interrupted, Preempted
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos")]

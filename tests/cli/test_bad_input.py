@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jax
 import pytest
-from chaos.runs import block_of, write_corpus, write_recipe
 
+from chaos.runs import block_of, write_corpus, write_recipe
 from pretrainx.cli.main import main
 
 pytestmark = [pytest.mark.xdist_group("bad_input")]
@@ -269,7 +269,7 @@ def test_refused(code, says, words, run, config, home, capfd):
     after = {name.replace(".corrupt", ""): digest for name, digest in contents(workdir).items()}
     assert before.items() <= after.items()
     new = {name for name in after if name not in before}
-    assert not new or not before and new == {"metrics.jsonl"} | {name for name in new if name.startswith("data/")}
+    assert not new or not before and all(name.startswith("data/") for name in new)
     assert _events(workdir)[: len(events)] == events
 
 
@@ -297,3 +297,38 @@ def test_a_run_set_aside_is_not_started_over(home, tmp_path, capfd):
     command = ["train", f"--config={home}/recipe.py", f"--workdir={tmp_path}/run"]
     assert main(command) == main(command) == CHECKPOINT
     assert capfd.readouterr().err.count("no checkpoint is usable") == 2
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file"])
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_workdir_that_cannot_be(place, resume, home, capfd):
+    file = home / "empty.txt"
+    workdir = file if place == "a file" else file / "run"
+    assert main(["train", f"--config={home}/recipe.py", f"--workdir={workdir}", f"--config.resume={resume}"]) == 2
+    text = capfd.readouterr().err
+    assert (
+        text.startswith("error: the workdir cannot be made") and f"--workdir={workdir}" in text and "  do    " in text
+    )
+    assert "Traceback" not in text and file.read_text() == ""
+
+
+def test_an_axis_that_nothing_is_laid_over(home, tmp_path, capfd):
+    words = ["--config.mesh.stage=2", "--config.train.batch_size=8"]
+    assert main(["train", f"--config={home}/recipe.py", f"--workdir={tmp_path / 'run'}", *words]) == 2
+    text = capfd.readouterr().err
+    assert "config.mesh.stage" in text and "--config.mesh.stage=1" in text and not (tmp_path / "run").exists()
+
+
+def test_damaged_parameters_to_start_from(home, tmp_path, capfd):
+    """init_from takes the newest whole step; where none is, it says so and what to do."""
+    shutil.copytree(home / "run", tmp_path / "run")
+    steps = sorted((int(path.name) for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*")), reverse=True)
+    command = ["train", f"--config={home}/recipe.py", f"--config.init_from={tmp_path / 'run'}"]
+    for count, step in enumerate(steps):
+        (tmp_path / "run" / "checkpoints" / str(step) / "meta" / "metadata").write_text("{")
+        code = main([*command, f"--workdir={tmp_path / str(count)}"])
+        seen = capfd.readouterr()
+        if count + 1 < len(steps):
+            assert code == 0 and f"step {steps[count + 1]}:" in seen.out
+        else:
+            assert code == 4 and "no checkpoint to start from is usable" in seen.err and "config.init_from" in seen.err

@@ -162,7 +162,13 @@ def test_out_of_memory_names_three_knobs(trained, recipe, capsys, where):
         trained.raises = MemoryError("Unable to allocate 8.0 GiB")
     assert command_line.main(["train", "--config=" + recipe, "--workdir=w"]) == 5
     text = block(capsys)
-    for words in (f"where {where}", str(trained.raises), "train.microbatches", "model.remat", "mesh.fsdp"):
+    for words in (
+        f"where {where}",
+        str(trained.raises),
+        "train.microbatches",
+        "model.remat",
+        "--config.mesh.data=1 --config.mesh.fsdp=-1",
+    ):
         assert words in text
 
 

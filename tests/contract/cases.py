@@ -5,16 +5,6 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from toys.bottleneck import Bottleneck
-from toys.clip import Clip
-from toys.coca import Coca
-from toys.codebook import Codebook
-from toys.ewc import Ewc
-from toys.guest import Guest, bigram
-from toys.lora import Lora
-from toys.mixture import Mixture
-from toys.moco import Moco
-from toys.prompt import Prompt
 
 from pretrainx.core import paths
 from pretrainx.core.schedule import WarmupCosine
@@ -27,6 +17,16 @@ from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
 from pretrainx.training import state as states
 from pretrainx.training.step import Options, make_train_step
+from toys.bottleneck import Bottleneck
+from toys.clip import Clip
+from toys.coca import Coca
+from toys.codebook import Codebook
+from toys.ewc import Ewc
+from toys.guest import Guest, bigram
+from toys.lora import Lora
+from toys.mixture import Mixture
+from toys.moco import Moco
+from toys.prompt import Prompt
 
 ROWS, LENGTH, STEPS = 16, 12, 6
 VOCABULARY = Vocabulary(50, (("pad", 0), ("eos", 1)))

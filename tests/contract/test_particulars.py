@@ -7,17 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract.cases import CONFIG, ROWS, STEPS, bits, make_batch, prepare, text, trace
-from toys.clip import Clip
-from toys.ewc import Ewc
-from toys.line import Line
-from toys.lora import Lora
-from toys.mixture import Mixture
-from toys.moco import Moco
-from toys.prompt import Prompt
-from toys.small import Small, batch
-from toys.views import pooled
 
+from contract.cases import CONFIG, ROWS, STEPS, bits, make_batch, prepare, text, trace
 from pretrainx.core import paths, random
 from pretrainx.core.schedule import Ramp, WarmupCosine
 from pretrainx.core.vocabulary import Vocabulary
@@ -29,6 +20,15 @@ from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
 from pretrainx.training import state as states
 from pretrainx.training.step import Options, make_train_step
+from toys.clip import Clip
+from toys.ewc import Ewc
+from toys.line import Line
+from toys.lora import Lora
+from toys.mixture import Mixture
+from toys.moco import Moco
+from toys.prompt import Prompt
+from toys.small import Small, batch
+from toys.views import pooled
 
 SEED = 3  # of the runs that `prepare` makes
 moco_group = pytest.mark.xdist_group("moco")
@@ -68,7 +68,7 @@ def test_queue_is_a_fifo(microbatches):
 def test_queue_is_scored_as_it_was_before_the_step():
     """One positive and the queue's old keys: a key that entered early would be its own negative."""
     run = trace("moco")
-    for step in range(2):  # 1e-6: weights and their sums are float32
+    for step in range(2):
         query, key = moco_by_hand(step)
         logits = (
             np.concatenate([(query * key).sum(1, keepdims=True), query @ run.states[step].extras["queue"].T], 1) / 0.2
@@ -86,7 +86,7 @@ def test_teacher_moves_once_with_the_next_step_s_momentum():
         m = 1.0 - 0.5 * 0.5 * (1 + np.cos(np.pi * (step + 1) / 10))
         formula = lambda teacher, params, m=m: m * teacher + (1 - m) * params
         wanted = jax.tree.map(formula, seen[step].extras["teacher"], seen[step + 1].params)
-        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-8)  # schedules are float32
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
         jax.tree.map(close, seen[step + 1].extras["teacher"], wanted)
 
 

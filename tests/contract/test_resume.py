@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from contract.cases import CASES, bits, host, make_batch, prepare, trace
 
+from contract.cases import CASES, bits, host, make_batch, prepare, trace
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
-from pretrainx.optim.optimizer import AdamWConfig
+from pretrainx.optim.optimizer import AdamWConfig, MuonConfig
 from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
@@ -130,6 +130,18 @@ class TestWhatMayChange:
         assert any("optimizer/adam" in line and "dropped" in line for line in restored.lines)
         assert int(restored.state.opt_state["rate"].count) == 3  # the schedule goes on
         assert isinstance(unbroken.run.optimizer.config, AdamWConfig)
+
+
+@pytest.mark.xdist_group("autoregressive")
+def test_another_optimizer_on_a_mesh(tmp_path):
+    """What starts afresh lies where the rest of the state lies, and the step takes it."""
+    unbroken = trace("autoregressive")
+    save(unbroken.run, unbroken.states[3], tmp_path)
+    run = prepare("autoregressive", MeshConfig(2, 2, 2), 2, optimizer=MuonConfig())
+    state = restore(run, tmp_path).state
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == run.step.shardings
+    state, metrics = run.step(state, run.place(make_batch(run.objective, seed=3)))
+    assert np.isfinite(metrics["loss"]) and int(state.step) == 4
 
 
 @pytest.mark.xdist_group("ewc(clip)")

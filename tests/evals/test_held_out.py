@@ -6,13 +6,13 @@ import math
 import jax
 import numpy as np
 import pytest
-from contract.cases import CASES, ROWS, make_batch, prepare
-from toys.views import view
 
+from contract.cases import CASES, ROWS, make_batch, prepare
 from pretrainx.core.records import Observation, Term
 from pretrainx.evals.continuation import Continuations
 from pretrainx.evals.held_out import HeldOut
 from pretrainx.objectives.autoregressive import Autoregressive
+from toys.views import view
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
+
 from mutants import of_parts, of_training
 
 REPOSITORY = pathlib.Path(__file__).parents[2]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import jax
 from flax import linen as nn
-from toys.lora import Lora
 
 from pretrainx.models.decoder import Block
+from toys.lora import Lora
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from toys.views import pooled
 
 from pretrainx.core.axes import boxed
 from pretrainx.core.records import Mean, Observation, Outcome, Term
 from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.autoregressive import Autoregressive
+from toys.views import pooled
 
 CAP = 4.605170185988092  # ln 100
 

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from toys.clip import Clip
-
 from pretrainx.core.records import Term
 from pretrainx.core.schedule import Ramp
 from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.autoregressive import Autoregressive
+from toys.clip import Clip
 
 
 @dataclass(frozen=True)

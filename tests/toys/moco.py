@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from toys.views import pooled, view
 
 from pretrainx.core.axes import boxed
 from pretrainx.core.records import Observation, Term
 from pretrainx.core.schedule import Cosine
 from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.autoregressive import Autoregressive
+from toys.views import pooled, view
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Prompt(Wrapper):
         params = self.inner.init(key, batch)
         width = params["token"]["table"].value.shape[1]
         return params | {
-            "prompt": boxed(jnp.zeros((self.rows, width), params["token"]["table"].value.dtype), None, "embed")
+            "prompt": boxed(jnp.zeros((self.rows, width), params["token"]["table"].value.dtype), "position", "embed")
         }
 
     def start(self, key, params, batch):

@@ -11,7 +11,7 @@ from pretrainx.training import state as states
 from pretrainx.training.step import Options, make_train_step
 
 ROWS = 8
-RATE = 0.125  # a power of two: schedules are computed in float32
+RATE = 0.125  # a power of two: updates are exact
 
 
 class Small:

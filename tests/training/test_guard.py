@@ -4,12 +4,12 @@ import chex
 import jax
 import numpy as np
 import pytest
-from toys.line import Line
-from toys.small import ROWS, Small, batch
 
 from pretrainx.core.schedule import Ramp
 from pretrainx.optim.optimizer import AdamWConfig, SGDConfig
 from pretrainx.training.guard import GuardConfig
+from toys.line import Line
+from toys.small import ROWS, Small, batch
 
 NAN = np.full((ROWS, 2), np.nan)
 counters = lambda state: tuple(int(state.guard[name]) for name in ("skipped", "streak", "accepted"))

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys.line import Line
-from toys.small import ROWS, Small
 
 from pretrainx.core import paths
 from pretrainx.core.axes import boxed
@@ -16,6 +14,8 @@ from pretrainx.optim.optimizer import AdamWConfig
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
 from pretrainx.training import state as states
+from toys.line import Line
+from toys.small import ROWS, Small
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys.line import Line, Pairs
-from toys.small import RATE, ROWS, Small, batch
 
 from pretrainx.core import random
 from pretrainx.core.schedule import Ramp
 from pretrainx.training.step import scales, train_step
+from toys.line import Line, Pairs
+from toys.small import RATE, ROWS, Small, batch
 
 close = lambda a, b, gap=1e-12: np.testing.assert_allclose(a, b, rtol=gap, atol=gap)
 
@@ -204,3 +204,36 @@ def test_term_without_weights_or_score_refused():
         Small(Unweighted()).step()
     with pytest.raises(ValueError, match=r"has terms \['fit', 'size'\] but scored \['fit'\]"):
         Small(Unscored()).step()
+
+
+def test_a_term_is_scored_once():
+    """Scored by encode and by couple, a term would train one loss and report another; two of one name would collapse."""
+
+    @dataclass(frozen=True)
+    class Twice(Pairs):
+        def couple(self, *args):
+            outcome = super().couple(*args)
+            return outcome.replace(totals=outcome.totals | {"size": outcome.totals["fit"]})
+
+    @dataclass(frozen=True)
+    class Same(Line):
+        @property
+        def terms(self):
+            return super().terms + super().terms[:1]
+
+    with pytest.raises(ValueError, match=r"scores \['size'\] in encode and in couple"):
+        Small(Twice()).step()
+    with pytest.raises(ValueError, match="two terms named 'fit'"):
+        Small(Same()).step()
+
+
+def test_another_shape_from_advance_refused():
+    """Without the check, selecting the new or the old leaf would broadcast it silently."""
+
+    @dataclass(frozen=True)
+    class Shrinks(Line):
+        def advance(self, params, extras, collected, key, step):
+            return params | {"slope": params["slope"][:1]}, extras
+
+    with pytest.raises(AssertionError, match="slope"):
+        Small(Shrinks()).step()
