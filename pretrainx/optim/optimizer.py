@@ -58,22 +58,17 @@ class SGDConfig:
 
 
 @dataclass(frozen=True)
-class MuonConfig:
-    """Muon (Jordan et al. 2024) on hidden matrices, Adam on everything else (embeddings, head, norms, biases).
+class MuonConfig(AdamWConfig):
+    """Muon (Jordan et al. 2024) on hidden matrices, AdamW on everything else (embeddings, head, norms, biases).
 
     Muon's updates are scaled by 0.2 sqrt(larger side), which gives them Adam's size (Liu et al. 2025): one rate serves both.
     """
 
     momentum: float = field(default=0.95, metadata={"min": 0, "max": 1})
-    b1: float = field(default=0.9, metadata={"min": 0, "max": 1})
-    b2: float = field(default=0.95, metadata={"min": 0, "max": 1})
-    epsilon: float = field(default=1e-8, metadata={"above": 0})
-    weight_decay: float = field(default=0.1, metadata={"min": 0})
-    decays: tuple[str, ...] = field(default=("kernel", "head", "embedding"), metadata={"choices": ROLES})
-    groups: tuple[Group, ...] = ()
 
     def direction(self, by_path):
-        return "muon", muon.by_role(by_path, self.momentum, optax.scale_by_adam(self.b1, self.b2, self.epsilon))
+        _, adam = super().direction(by_path)
+        return "muon", muon.by_role(by_path, self.momentum, adam)
 
 
 OPTIMIZERS = {"adamw": AdamWConfig, "muon": MuonConfig, "sgd": SGDConfig}
