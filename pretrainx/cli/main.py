@@ -18,9 +18,6 @@ def _train(arguments: Arguments) -> int:
     values = load(arguments.flags["config"], arguments.overrides)
     allowed = tuple(filter(None, arguments.flags.get("allow_change", "").split(",")))
     with Signals():  # imports take seconds: a signal that comes meanwhile ends the run as it would later
-        from pretrainx.parallel.host_memory import keep_freed_memory
-
-        keep_freed_memory()
         from pretrainx.runs.train import train
 
         return train(values, arguments.flags["workdir"], allowed)

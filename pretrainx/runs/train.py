@@ -20,6 +20,7 @@ from pretrainx.data.prepared import PreparedText
 from pretrainx.data.rows import TokenRows, TrainingRows
 from pretrainx.data.text import prepare
 from pretrainx.parallel.compilation import keep_compiled_programs
+from pretrainx.parallel.host_memory import keep_freed_memory
 from pretrainx.runs.evaluation import Evaluation
 from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import Recipe, parse
@@ -67,6 +68,7 @@ def train(
                 say(f"warning: {facts['text']}")
 
         text = prepare(recipe.data, recipe.data.cache or workdir / "data", say)
+        keep_freed_memory()  # not before: the tokenizer's threads would queue for the one arena
         rows = TrainingRows(
             TokenRows(text.tokens("train"), recipe.data.length), recipe.train.batch_size, recipe.seed, text.vocabulary
         )
