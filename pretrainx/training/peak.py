@@ -26,7 +26,7 @@ STATED = {
 def peak_flops(devices, dtype: str) -> float | None:
     """FLOP/s of all devices together; None where unknown.
 
-    A CPU is measured: the best of a few 1536 x 1536 matrix products in `dtype`, for the whole host (simulated devices share
+    A CPU is measured: the best of twenty 1536 x 1536 matrix products in `dtype`, for the whole host (simulated devices share
     it). That is what its library reaches, so MFU on a CPU reads "share of a plain matrix product's speed".
     """
     kind = devices[0].device_kind
@@ -35,7 +35,7 @@ def peak_flops(devices, dtype: str) -> float | None:
     return measured(dtype) if devices[0].platform == "cpu" else None
 
 
-def measured(dtype: str, size: int = 1536, times: int = 6) -> float:
+def measured(dtype: str, size: int = 1536, times: int = 20) -> float:
     x = jnp.ones((size, size), dtype)
     wider = jnp.promote_types(dtype, jnp.float32)
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=wider))
