@@ -7,52 +7,12 @@ import sys
 import traceback
 from typing import Any
 
-from pretrainx.cli.arguments import EVERYWHERE, Arguments, Command, Flag, find, parse
+from pretrainx.cli import runs
+from pretrainx.cli.arguments import EVERYWHERE, Command, find, parse
 from pretrainx.core.errors import ConfigError, Interrupted, OutOfMemoryError, PretrainxError
 
-
-def _train(arguments: Arguments) -> int:
-    from pretrainx.cli.config_file import load
-    from pretrainx.training.signals import Signals
-
-    values = load(arguments.flags["config"], arguments.overrides)
-    allowed = tuple(filter(None, arguments.flags.get("allow_change", "").split(",")))
-    with Signals():  # imports take seconds: a signal that comes meanwhile ends the run as it would later
-        from pretrainx.runs.train import train
-
-        return train(values, arguments.flags["workdir"], allowed)
-
-
-def _report(arguments: Arguments) -> int:
-    from pretrainx.report.page import write
-
-    print(write(arguments.flags["output"], arguments.positionals))
-    return 0
-
-
-COMMANDS = {
-    command.name: command
-    for command in (
-        Command(
-            "train",
-            "train a run, or resume it: the same command again goes on from the last checkpoint",
-            _train,
-            (
-                Flag("config", "a config file, or a run's config.json", "FILE[:ARG]", required=True),
-                Flag("workdir", "the directory of the run", "DIR", required=True),
-                Flag("allow_change", "on resume, what may differ from the checkpoint (such as data)", "KEY,..."),
-            ),
-            overrides=True,
-        ),
-        Command(
-            "report",
-            "write one self-contained HTML page about one or several runs",
-            _report,
-            (Flag("output", "the page to write", "FILE.html", required=True),),
-            positionals="RUN",
-        ),
-    )
-}
+# One module per family of commands; a name of two words ("data prepare") is a family and a command of it.
+COMMANDS = {command.name: command for module in (runs,) for command in module.COMMANDS}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,12 +54,29 @@ def _dispatch(words: list[str]) -> int:
             why="commands: " + ", ".join(COMMANDS),
             do="pretrainx COMMAND --key=value ...",
         )
-    command = find(COMMANDS, words[before])
-    arguments = parse(command, words[:before] + words[before + 1 :])
+    name, after = _name(words, before)
+    command = find(COMMANDS, name)
+    arguments = parse(command, words[:before] + words[after:])
     if "help" in arguments.flags:
         print(_help(command))
         return 0
     return command.run(arguments)
+
+
+def _name(words: list[str], first: int) -> tuple[str, int]:
+    """The command that words[first:] begin with, and the index after it; the second word only where it is part of a name."""
+    family = {name.partition(" ")[2] for name in COMMANDS if name.startswith(words[first] + " ")}
+    if not family:
+        return words[first], first + 1
+    second = words[first + 1] if first + 1 < len(words) and not words[first + 1].startswith("-") else ""
+    if not second:
+        raise ConfigError(
+            f"{words[first]!r} is a family of commands",
+            where="command line",
+            why="known: " + ", ".join(sorted(family)),
+            do=f"pretrainx {words[first]} {sorted(family)[0]} --help",
+        )
+    return f"{words[first]} {second}", first + 2
 
 
 def _fail(error: PretrainxError, with_traceback: bool) -> int:
