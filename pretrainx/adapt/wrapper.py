@@ -51,6 +51,13 @@ class Wrapper(Objective):
         with self.scope(params):
             return self.inner.outputs(params, extras, inputs, names, key, train=train)
 
+    def cache(self, rows, length):
+        return self.inner.cache(rows, length)
+
+    def decode(self, params, extras, tokens, cache):
+        with self.scope(params):
+            return self.inner.decode(params, extras, tokens, cache)
+
     def flops_per_row(self):
         return self.inner.flops_per_row()
 

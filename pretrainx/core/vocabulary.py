@@ -16,10 +16,18 @@ class Vocabulary:
     Attributes:
       size: ids are 0 .. size - 1. A model may store more rows (padding); they are never targets.
       specials: (name, id) pairs, such as (("pad", 0), ("eos", 1)).
+      added: how many of the last ids are no token of the tokenizer, such as the padding of one that has none: models keep a
+        row for them, and never predict them.
     """
 
     size: int
     specials: tuple[tuple[str, int], ...] = ()
+    added: int = 0
+
+    @property
+    def predicted(self) -> int:
+        """How many ids a softmax is over: 0 .. predicted - 1."""
+        return self.size - self.added
 
     def special(self, name: str) -> int:
         """The id of a special token; ConfigError names the known ones."""

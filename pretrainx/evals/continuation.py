@@ -12,25 +12,63 @@ import numpy as np
 
 from pretrainx.core import random
 from pretrainx.objectives.objective import Objective
-from pretrainx.parallel.rules import Rules
+from pretrainx.parallel.rules import Rules, constrain
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def continued(objective: Objective, rules: Rules, params, extras, tokens, starts, temperatures, key) -> jax.Array:
-    """tokens int32[B, T], of which row b holds starts[b], filled up to T; temperature 0 takes the likeliest token.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def continued(
+    objective: Objective, rules: Rules, known: int, params, extras, tokens, starts, temperatures, end, key
+) -> jax.Array:
+    """tokens int32[B, T], of which row b holds starts[b], filled up to T or to `end`; temperature 0 takes the likeliest token.
 
-    The whole row is computed for each new token: no cache, so any objective with `logits` serves, wrapped or not.
+    The first `known` tokens (at least 1, at most the fewest that a row holds) are read at once; after them one token at a
+    time, with a cache of keys and values. What is not filled must hold `end`.
     """
     with rules.bound():
+        cache = objective.cache(*tokens.shape)
+        logits, cache = objective.decode(params, extras, tokens[:, :known], cache)
 
-        def fill(position, tokens):
-            logits = objective.outputs(params, extras, {"tokens": tokens}, ("logits",))["logits"][:, position - 1]
+        def unfinished(carry):
+            position, _, _, _, ended = carry
+            return (position < tokens.shape[1]) & ~ended.all()
+
+        def fill(carry):
+            position, tokens, logits, cache, ended = carry
             noise = jax.random.gumbel(jax.random.fold_in(key, position), logits.shape)
             # The maximum of logits / temperature + Gumbel noise is a draw from the softmax.
             drawn = jnp.argmax(logits + temperatures[:, None] * noise, axis=-1).astype(tokens.dtype)
-            return tokens.at[:, position].set(jnp.where(position < starts, tokens[:, position], drawn))
+            given = position < starts
+            taken = jnp.where(given, tokens[:, position], jnp.where(ended, end, drawn))
+            ended |= ~given & (taken == end)
+            logits, cache = objective.decode(params, extras, taken[:, None], cache)
+            return position + 1, tokens.at[:, position].set(taken), logits[:, -1], cache, ended
 
-        return jax.lax.fori_loop(1, tokens.shape[1], fill, tokens)
+        ended = jnp.zeros(tokens.shape[0], bool)
+        tokens = jax.lax.while_loop(unfinished, fill, (known, tokens, logits[:, -1], cache, ended))[1]
+        return constrain(tokens, None, None)
+
+
+def generate(
+    objective: Objective, rules: Rules, params, extras, prompts, max_tokens: int, temperatures, end: int, seed: int
+) -> list[np.ndarray]:
+    """What follows each prompt (int32[n], not empty): at most `max_tokens` ids, without the end id.
+
+    The same arguments give the same tokens. Rows do not depend on each other's prompts, only on their place in the list.
+    """
+    starts = np.array([len(prompt) for prompt in prompts], np.int32)
+    tokens = np.full((len(prompts), int(starts.max()) + max_tokens), end, np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    known = 1 << (int(starts.min()).bit_length() - 1)  # powers of two: few programs for prompts of any length
+    key = random.stream(seed, random.EVALUATE, 2**31 - 1)
+    temperatures = np.asarray(temperatures, np.float32)
+    filled = np.asarray(continued(objective, rules, known, params, extras, tokens, starts, temperatures, end, key))
+    found = []
+    for start, row in zip(starts, filled, strict=True):
+        row = row[start : start + max_tokens]
+        ends = np.flatnonzero(row == end)
+        found.append(row[: ends[0]] if len(ends) else row)
+    return found
 
 
 @dataclass
@@ -53,17 +91,19 @@ class Continuations:
         ids = [np.asarray(self.encode(prompt))[-(self.length // 2) :] for prompt, _ in pairs]
         # An empty prompt begins where documents begin: after the end of another.
         ids = [row if len(row) else np.array([self.end]) for row in ids]
-        tokens = np.full((len(ids), self.length), self.end, np.int32)
-        for row, prompt in zip(tokens, ids, strict=True):
-            row[: len(prompt)] = prompt
-        starts = np.array([len(row) for row in ids], np.int32)
-        temperatures = np.array([temperature for _, temperature in pairs], np.float32)
-        key = random.stream(self.seed, random.EVALUATE, 2**31 - 1)
-        filled = continued(self.objective, self.rules, params, extras, tokens, starts, temperatures, key)
+        found = generate(
+            self.objective,
+            self.rules,
+            params,
+            extras,
+            ids,
+            self.length - max(map(len, ids)),
+            [temperature for _, temperature in pairs],
+            self.end,
+            self.seed,
+        )
         parts = []
-        for (prompt, temperature), start, row in zip(pairs, starts, np.asarray(filled), strict=True):
-            ends = np.flatnonzero(row[start:] == self.end)
-            row = row[: start + ends[0]] if len(ends) else row
+        for (prompt, temperature), known, new in zip(pairs, ids, found, strict=True):
             kind = "greedy" if temperature == 0 else f"temperature {temperature:g}"
-            parts.append(f"=== {prompt!r}, {kind} ===\n{self.decode(row)}\n")
+            parts.append(f"=== {prompt!r}, {kind} ===\n{self.decode(np.concatenate([known, new]))}\n")
         return "\n".join(parts)

@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from pretrainx.models import kernels
 from pretrainx.parallel.rules import constrain
 
 ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+    "silu": jax.nn.silu,
 }
 NORMS = ("layer", "rms")
 DTYPES = ("float32", "bfloat16", "float64")
@@ -41,6 +44,7 @@ class Linear(nn.Module):
     Attributes:
       inputs, outputs: ((logical name, size), ...) of the kernel's dimensions.
       std: standard deviation of the normal initialiser.
+      wide: the result stays in the float32 or wider that it was accumulated in, as logits do.
     """
 
     inputs: tuple[tuple[str, int], ...]
@@ -48,6 +52,7 @@ class Linear(nn.Module):
     std: float = 0.02
     bias: bool = True
     precision: Precision = Precision()
+    wide: bool = False
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -59,7 +64,7 @@ class Linear(nn.Module):
         shape = tuple(size for _, size in self.inputs + self.outputs)
         initial = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
         kernel = self.param("kernel", initial, shape, self.precision.params)
-        y = contract(x, kernel, len(self.inputs), self.precision.compute)
+        y = contract(x, kernel, len(self.inputs), self.precision.compute, self.wide)
         if self.bias:
             names = tuple(name for name, _ in self.outputs)
             initial = nn.with_logical_partitioning(nn.initializers.zeros, names)
@@ -68,18 +73,15 @@ class Linear(nn.Module):
         return y
 
 
-def contract(x: jax.Array, kernel: jax.Array, count: int, dtype: str) -> jax.Array:
-    """x [..., inputs] times kernel [inputs, outputs] over `count` axes, accumulated in float32 or wider.
+def contract(x: jax.Array, kernel: jax.Array, count: int, dtype: str, wide: bool = False) -> jax.Array:
+    """x [..., inputs] times kernel [inputs, outputs] over `count` axes, accumulated in float32 or wider (`wide`: left so).
 
     One matrix product of rank 2: the CPU's library gets the shapes it is fast at, XLA elsewhere does not mind.
     """
     kept, shape = x.shape[: x.ndim - count], kernel.shape
     inner = math.prod(shape[:count])
-    left = x.astype(dtype).reshape(*kept, inner)
-    right = kernel.astype(dtype).reshape(inner, -1)
-    wider = jnp.promote_types(dtype, jnp.float32)
-    y = jnp.matmul(left, right, preferred_element_type=wider).astype(dtype)
-    return y.reshape(*kept, *shape[count:])
+    y = kernels.matmul(x.reshape(*kept, inner), kernel.reshape(inner, -1), dtype)
+    return (y if wide else y.astype(dtype)).reshape(*kept, *shape[count:])
 
 
 class Norm(nn.Module):
@@ -126,9 +128,7 @@ class Embedding(nn.Module):
 
     def attend(self, x: jax.Array) -> jax.Array:
         """Products of x [..., width] with every row: float32 [..., rows]."""
-        dtype = self.precision.compute
-        wider = jnp.promote_types(dtype, jnp.float32)
-        return jnp.matmul(x.astype(dtype), self.table.astype(dtype).T, preferred_element_type=wider)
+        return kernels.matmul(x, self.table.T, self.precision.compute)
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site) -> jax.Array:

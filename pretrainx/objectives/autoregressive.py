@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 
-from pretrainx.core.errors import nearest
+from pretrainx.core.errors import ConfigError, nearest
 from pretrainx.core.records import Observation, Term
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
@@ -22,48 +22,70 @@ class Autoregressive(Objective):
     """Mean negative log-likelihood of each token given those before it.
 
     Rows hold T + 1 tokens and overlap by one, so T stays a round number and every token is predicted once. Padding is no
-    target; the end of a document is.
+    target; the end of a document is. Where rows hold several documents (`segmented`), tokens see their own document only,
+    positions restart with each, and what follows a document's end is no target.
+
+    Attributes:
+      chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
     """
 
     model: Decoder
     vocabulary: Vocabulary
     length: int
+    segmented: bool = False
+    chunks: int = 0
 
     terms = (Term("nll"),)
 
     def batch_spec(self, rows):
-        return {
-            "tokens": jax.ShapeDtypeStruct((rows, self.length + 1), jnp.int32),
-            "valid": jax.ShapeDtypeStruct((rows,), jnp.bool_),
-        }
+        ids = jax.ShapeDtypeStruct((rows, self.length + 1), jnp.int32)
+        fields = {"tokens": ids, "segments": ids} if self.segmented else {"tokens": ids}
+        return fields | {"valid": jax.ShapeDtypeStruct((rows,), jnp.bool_)}
 
     def init(self, key, batch):
         return self.model.init(key, batch["tokens"][:1, :-1])["params"]
 
     def observe(self, key, example, step):
         tokens = example["tokens"]
-        targets = tokens[1:]
-        weights = (targets != self.vocabulary.special("pad")).astype(jnp.float32)
-        return Observation({"tokens": tokens[:-1]}, targets, {"nll": weights})
+        inputs, targets = {"tokens": tokens[:-1]}, tokens[1:]
+        real = targets != self.vocabulary.special("pad")
+        if self.segmented:
+            segments = example["segments"]
+            inputs |= {"segments": segments[:-1], "positions": restarting(segments[:-1])}
+            real &= (segments[1:] == segments[:-1]) & (segments[1:] > 0)
+        return Observation(inputs, targets, {"nll": real.astype(jnp.float32)})
 
     def encode(self, params, extras, observation, keys, step, *, train):
-        logits = self.model.apply({"params": params}, observation.inputs["tokens"], keys if train else None)
-        nll = cross_entropy.token_nll(logits, observation.targets)
-        return cross_entropy.outcome("nll", nll, observation.weights["nll"])
+        run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
+        x = self._blocks(run, observation.inputs, keys if train else None)
+        return cross_entropy.scored(
+            lambda hidden: run("logits", hidden),
+            run("hidden", x),
+            observation.targets,
+            observation.weights["nll"],
+            "nll",
+            self.chunks or cross_entropy.chunks_for(self.length, self.vocabulary.size),
+        )
+
+    def _blocks(self, run, inputs, keys):
+        positions = inputs.get("positions")
+        return run("blocks", run("embed", inputs["tokens"], keys, positions), keys, positions, inputs.get("segments"))
 
     def flops_per_row(self):
         return self.length * sizes.decoder_flops_per_token(self.model.config, self.vocabulary.size, self.length)
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
-        """logits [B, T, V]; hidden [B, T, D]; features [B, D], the mean of hidden. inputs: {"tokens": int32[B, T]}."""
+        """logits [B, T, V]; hidden [B, T, D]; features [B, D], the mean of hidden.
+
+        inputs: {"tokens": int32[B, T]}, and "segments", "positions" where rows hold several documents.
+        """
         known = ("logits", "hidden", "features")
         for name in names:
             if name not in known:
                 raise ValueError(f"no output {name!r}: {nearest(name, known)}")
-        tokens = inputs["tokens"]
-        keys = jax.random.split(key, tokens.shape[0]) if train else None
+        keys = jax.random.split(key, inputs["tokens"].shape[0]) if train else None
         run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
-        x = run("blocks", run("embed", tokens, keys), keys)
+        x = self._blocks(run, inputs, keys)
         found = {}
         if "logits" in names:
             found["logits"] = run("head", x)[..., : self.vocabulary.size]
@@ -72,11 +94,46 @@ class Autoregressive(Objective):
             found["features"] = found["hidden"].mean(1)
         return {name: found[name] for name in names}
 
+    def cache(self, rows, length):
+        return self.model.apply({}, rows, length, method="cache")
+
+    def decode(self, params, extras, tokens, cache):
+        logits, cache = self.model.apply({"params": params}, tokens, cache, method="decode")
+        return logits[..., : self.vocabulary.size], cache
+
+
+def restarting(segments: jax.Array) -> jax.Array:
+    """int32[T]: the position of each token in its segment, of segments int32[T] whose equal numbers are neighbours."""
+    index = jnp.arange(segments.shape[0], dtype=jnp.int32)
+    begins = jnp.concatenate([jnp.ones(1, bool), segments[1:] != segments[:-1]])
+    return index - jax.lax.cummax(jnp.where(begins, index, 0))
+
 
 @dataclass(frozen=True)
 class AutoregressiveConfig:
-    """The section `config.objective` of this paradigm: nothing to choose."""
+    """The section `config.objective` of this paradigm.
 
-    def build(self, model, vocabulary: Vocabulary, length: int, precision: Precision) -> Autoregressive:
-        """`model` is the section `config.model`; `length` the data's T."""
-        return Autoregressive(model.build(vocabulary.size, length, precision), vocabulary, length)
+    Attributes:
+      loss_chunks: into how many pieces a row is cut for its logits, a divisor of config.data.length; 0 chooses by size.
+    """
+
+    loss_chunks: int = field(default=0, metadata={"min": 0})
+
+    def build(
+        self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
+    ) -> Autoregressive:
+        """`model` is the section `config.model`; `length` the data's T; `segmented`: rows hold several documents."""
+        if self.loss_chunks and length % self.loss_chunks:
+            raise ConfigError(
+                "the chunks of the loss do not divide the rows",
+                where="config.objective.loss_chunks",
+                why=f"{self.loss_chunks} chunks, config.data.length is {length}",
+                do="--config.objective.loss_chunks=0 chooses by size",
+            )
+        return Autoregressive(
+            model.build(vocabulary.size, length, precision, vocabulary.predicted),
+            vocabulary,
+            length,
+            segmented,
+            self.loss_chunks,
+        )

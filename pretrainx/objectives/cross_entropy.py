@@ -1,22 +1,136 @@
-"""Token cross-entropy."""
+"""Token cross-entropy, in chunks of tokens: logits [B, T, V] of a whole row are never in memory."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from pretrainx.core.records import Outcome
 from pretrainx.models.layers import wide
+from pretrainx.parallel.rules import constrain
+
+CHUNK_LOGITS = 2**22  # of a row: 16 MiB in float32
 
 
 def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """-log softmax(logits)[target] in nats: float32 or wider [B, T] of logits [B, T, V] and targets int32[B, T]."""
-    logits = wide(logits)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
+    return _nll_and_exponentials(logits, targets)[0]
+
+
+def chunks_for(length: int, vocab_size: int) -> int:
+    """Into how many chunks rows of T tokens are cut: at least 4 where T allows, more as the vocabulary grows."""
+    wanted = max(4, -(-length * vocab_size // CHUNK_LOGITS))
+    return next(count for count in range(min(wanted, length), length + 1) if length % count == 0)
+
+
+def scored(
+    head: Callable[[jax.Array], jax.Array],
+    hidden: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    term: str,
+    chunks: int,
+) -> Outcome:
+    """The weighted sum of -log softmax(head(hidden))[target] as the term `term`, and its sum per row.
+
+    Args:
+      head: [B, t, D] -> logits [B, t, V], token by token; what it closes over is differentiated too.
+      hidden: [B, T, D]; targets: int32[B, T]; weights: [B, T].
+      chunks: divides T.
+
+    The gradient of the sum is made with the sum, chunk by chunk: the backward pass only scales it, and no logits are kept or
+    computed twice.
+    """
+    split = lambda x: _strided(x, chunks)
+    parts = tuple(map(split, (hidden, targets, weights)))
+    # As a function of explicit arguments, traced once, here: interceptors of a wrapper are in force now, not later.
+    pure, closed_over = jax.closure_convert(head, parts[0][0])
+    total, nll = _weighted(pure, parts, *closed_over)
+    nll = jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 2).reshape(targets.shape)
+    # `where`, since 0 times a NaN is NaN.
+    rows = jnp.where(weights > 0, weights * nll, 0).sum(axis=1)
+    return Outcome(totals={term: total}, per_row={term: rows})
 
 
 def outcome(term: str, nll: jax.Array, weights: jax.Array) -> Outcome:
     """The weighted sum of nll [B, T] as one term. `where`, since 0 times a NaN is NaN."""
     rows = jnp.where(weights > 0, weights * nll, 0).sum(axis=tuple(range(1, nll.ndim)))
     return Outcome(totals={term: rows.sum()}, per_row={term: jax.lax.stop_gradient(rows)})
+
+
+def _strided(x: jax.Array, count: int) -> jax.Array:
+    """[B, T, ...] -> [count, B, T / count, ...]: chunk j holds tokens j, j + count, ..., so that a length that is laid over
+    devices stays on all of them."""
+    x = jnp.moveaxis(x.reshape(x.shape[0], x.shape[1] // count, count, *x.shape[2:]), 2, 0)
+    return constrain(x, None, "batch", "length", *[None] * (x.ndim - 3))
+
+
+def _nll_and_exponentials(logits, targets):
+    """(nll [..., t], exponentials [..., t, V] and their sums [..., t, 1])"""
+    logits = wide(logits)
+    highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    exponentials = jnp.exp(logits - highest)
+    sums = exponentials.sum(-1, keepdims=True)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    return (jnp.log(sums) + highest - chosen)[..., 0], exponentials, sums
+
+
+def _sum_of(nll: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.where(weights > 0, weights * nll, 0).sum()
+
+
+def _plain(pure, parts, *closed_over):
+    def chunk(total, part):
+        hidden, targets, weights = part
+        nll = token_nll(pure(hidden, *closed_over), targets)
+        return total + _sum_of(nll, weights), nll
+
+    wider = jnp.promote_types(parts[0].dtype, jnp.float32)
+    return jax.lax.scan(chunk, jnp.zeros((), wider), parts)
+
+
+_weighted = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+
+
+def _forward(pure, parts, *closed_over):
+    """Values, and the gradient of the sum for hidden and for those closed-over arrays that are differentiated."""
+    hidden, targets, weights = (part.value for part in parts)
+    arrays = [each.value for each in closed_over]
+    moving = [index for index, each in enumerate(closed_over) if each.perturbed]
+
+    def chunk(carry, part):
+        total, gradients = carry
+        hidden, targets, weights = part
+
+        def logits_of(hidden, moved):
+            given = list(arrays)
+            for index, array in zip(moving, moved, strict=True):
+                given[index] = array
+            return pure(hidden, *given)
+
+        logits, pull = jax.vjp(logits_of, hidden, [arrays[index] for index in moving])
+        nll, exponentials, sums = _nll_and_exponentials(logits, targets)
+        scale = jnp.where(weights > 0, weights, 0)[..., None].astype(sums.dtype)
+        hit = jnp.arange(logits.shape[-1]) == targets[..., None]
+        to_logits = exponentials * (scale / sums) - jnp.where(hit, scale, 0)
+        to_hidden, to_arrays = pull(to_logits.astype(logits.dtype))
+        gradients = [old + new for old, new in zip(gradients, to_arrays, strict=True)]
+        return (total + _sum_of(nll, weights), gradients), (nll, to_hidden)
+
+    wider = jnp.promote_types(hidden.dtype, jnp.float32)
+    start = jnp.zeros((), wider), [jnp.zeros_like(arrays[index]) for index in moving]
+    (total, gradients), (nll, to_hidden) = jax.lax.scan(chunk, start, (hidden, targets, weights))
+    return (total, nll), (to_hidden, dict(zip(moving, gradients, strict=True)), len(arrays))
+
+
+def _backward(pure, saved, cotangents):
+    to_hidden, gradients, count = saved
+    by = cotangents[0]
+    scaled = lambda gradient: (gradient * by).astype(gradient.dtype)
+    to_arrays = (scaled(gradients[index]) if index in gradients else None for index in range(count))
+    return (scaled(to_hidden), None, None), *to_arrays
+
+
+_weighted.defvjp(_forward, _backward, symbolic_zeros=True)

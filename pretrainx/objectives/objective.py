@@ -83,6 +83,14 @@ class Objective:
         """Named outputs (logits, hidden, features ...) on inputs that may be partial; an unknown name is an error."""
         raise TypeError(f"{type(self).__name__} must give its outputs")
 
+    def cache(self, rows: int, length: int) -> Any:
+        """An empty cache for decoding `length` tokens of `rows` rows; only causal models have one."""
+        raise TypeError(f"{type(self).__name__} does not decode token by token")
+
+    def decode(self, params: Params, extras: Extras, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+        """(logits [B, T, V], cache) of tokens int32[B, T] that follow those in the cache."""
+        raise TypeError(f"{type(self).__name__} does not decode token by token")
+
     def flops_per_row(self) -> float | None:
         """FLOPs of a row's forward and backward pass, counted from the sizes, for MFU; None where not counted."""
         return None

@@ -114,3 +114,11 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """`x` with its sharding pinned to the logical axes `names`, one per dimension; as it is where no rules are bound."""
     rules = _RULES.value
     return x if rules is None else jax.lax.with_sharding_constraint(x, rules.sharding(names, x.shape))
+
+
+def platform() -> tuple[str, int]:
+    """("cpu", "gpu" or "tpu", devices) of the mesh in force, or of this process's default backend and one device."""
+    rules = _RULES.value
+    if rules is None:
+        return jax.default_backend(), 1
+    return rules.mesh.devices.flat[0].platform, rules.mesh.size

@@ -1,7 +1,7 @@
 """The objectives under contract: every registered one and the toys, all on the shipped scanned, rematerialised decoder."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -31,6 +31,21 @@ from toys.prompt import Prompt
 ROWS, LENGTH, STEPS = 16, 12, 6
 VOCABULARY = Vocabulary(50, (("pad", 0), ("eos", 1)))
 CONFIG = DecoderConfig(width=32, depth=2, heads=4, dropout=0.1, remat="full", vocab_multiple=16)
+# Everything that LLaMA and its successors do otherwise, in rows that hold several documents.
+LLAMA = replace(
+    CONFIG,
+    positions="rotary",
+    norm="rms",
+    activation="silu",
+    gated=True,
+    bias=False,
+    kv_heads=2,
+    qk_norm=True,
+    tied=False,
+    logit_cap=5.0,
+    window=7,
+    remat="weight_dots",
+)
 
 
 def text(kind, config=CONFIG, **extra):
@@ -40,6 +55,7 @@ def text(kind, config=CONFIG, **extra):
 
 CASES = {
     "autoregressive": lambda: text(Autoregressive),
+    "autoregressive, llama packed": lambda: text(Autoregressive, LLAMA, segmented=True),
     "moco": lambda: text(Moco),
     "clip": lambda: text(Clip),
     "coca": lambda: text(Coca),
@@ -68,7 +84,11 @@ def make_batch(objective, rows=ROWS, seed=0):
         tokens = rng.integers(2, VOCABULARY.size, (count, width))
         for row in range(count):
             tokens[row, rng.integers(width // 2, width + 1) :] = 0
-        return {"tokens": np.asarray(tokens, np.int32), "valid": np.arange(count) != 2}
+        fields = {"tokens": np.asarray(tokens, np.int32), "valid": np.arange(count) != 2}
+        if "segments" in spec:  # two documents a row, then padding
+            segments = 1 + (np.arange(width) >= rng.integers(2, width // 2, (count, 1)))
+            fields["segments"] = np.where(tokens > 0, segments, 0).astype(np.int32)
+        return fields
 
     return fill(objective.batch_spec(rows))
 

@@ -17,7 +17,7 @@ from pretrainx.objectives.cross_entropy import token_nll
 
 GPT2 = DecoderConfig(width=16, depth=2, heads=2, vocab_multiple=16)
 MODERN = replace(
-    GPT2, positions="rotary", norm="rms", activation="relu_squared", qk_norm=True, bias=False, mlp_ratio=3.0
+    GPT2, positions="rotary", norm="rms", activation="relu_squared", qk_norm=True, bias=False, mlp_width=48
 )
 VOCAB, ROWS, LENGTH = 21, 2, 7
 BOTH = pytest.mark.parametrize("config", [GPT2, MODERN], ids=["gpt2", "modern"])

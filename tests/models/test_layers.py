@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrainx.models.attention import attend, rotate, unit_rms
+from pretrainx.models.attention import rotate, turns, unit_rms
 from pretrainx.models.layers import ACTIVATIONS, Embedding, Linear, Norm, Precision, dropout, padded
 
 WIDE = Precision("float64", "float64")
@@ -17,23 +17,6 @@ close = lambda a, b, gap=1e-12: np.testing.assert_allclose(a, b, rtol=gap, atol=
 def float64():
     with jax.enable_x64(True):
         yield
-
-
-def test_attend():
-    """softmax(q k / sqrt K) v row by row, one head and query at a time."""
-    query, key, value = (draw(2, 3, 5, 4, seed=i) for i in range(3))
-    mask = np.tril(np.ones((5, 5), bool))
-    found = attend(query, key, value, mask)
-    for b, h, t in np.ndindex(2, 3, 5):
-        scores = key[b, h, : t + 1] @ query[b, h, t] / 2.0
-        weights = np.exp(scores) / np.exp(scores).sum()
-        close(found[b, h, t], weights @ value[b, h, : t + 1])
-
-
-def test_a_query_that_sees_nothing_is_finite():
-    mask = np.zeros((3, 3), bool)
-    value = draw(1, 1, 3, 4)
-    close(attend(value, value, value, mask), np.broadcast_to(value.mean(2, keepdims=True), value.shape))
 
 
 @pytest.mark.parametrize("kind", ["layer", "rms"])
@@ -81,10 +64,14 @@ def test_activations():
     close(ACTIVATIONS["relu_squared"](x), np.maximum(x, 0) ** 2)
 
 
+def angles(length, width, base=10_000.0):
+    return turns(jnp.arange(length), width, base, jnp.float64)
+
+
 def test_rotation_is_relative():
     """Scores of turned queries and keys depend on the distance of their positions alone, and do depend on it."""
     query, key = draw(8, seed=0), draw(8, seed=1)
-    everywhere = lambda x: np.asarray(rotate(np.broadcast_to(x, (1, 1, 20, 8))))[0, 0]
+    everywhere = lambda x: np.asarray(rotate(np.broadcast_to(x, (1, 20, 1, 8)), angles(20, 8)))[0, :, 0]
     scores = everywhere(query) @ everywhere(key).T
     for distance in range(-10, 11):
         diagonal = np.diagonal(scores, distance)
@@ -94,12 +81,12 @@ def test_rotation_is_relative():
 
 def test_rotation_formula():
     """Pair (j, j + K/2) is a complex number, turned by t * theta^(-2j/K)."""
-    x = draw(1, 1, 5, 6)
+    x = draw(1, 5, 1, 6)
     pair = x[..., :3] + 1j * x[..., 3:]
-    angles = np.arange(5)[:, None] * 10_000.0 ** (-2 * np.arange(3) / 6)
-    turned = pair * np.exp(1j * angles)
-    close(rotate(x), np.concatenate([turned.real, turned.imag], -1))
-    close(rotate(x)[:, :, 0], x[:, :, 0])
+    turned = pair * np.exp(1j * np.arange(5)[:, None, None] * 500.0 ** (-2 * np.arange(3) / 6))
+    found = rotate(x, angles(5, 6, 500.0))
+    close(found, np.concatenate([turned.real, turned.imag], -1))
+    close(found[:, 0], x[:, 0])
 
 
 def test_unit_rms():

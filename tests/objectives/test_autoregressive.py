@@ -1,5 +1,6 @@
 """Next-token prediction: the shift, the weights, the loss, the outputs."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,7 @@ from pretrainx.core import axes
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.layers import Precision
-from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.objectives.autoregressive import AutoregressiveConfig, restarting
 from pretrainx.training import state as states
 
 LENGTH, ROWS = 6, 3
@@ -78,3 +79,33 @@ def test_outputs():
     np.testing.assert_allclose(made["features"], made["hidden"].mean(1))
     with pytest.raises(ValueError, match="no output 'logit': did you mean 'logits'"):
         outputs(("logit",))
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"positions": "rotary", "norm": "rms", "qk_norm": True}], ids=["gpt2", "modern"]
+)
+def test_packed_documents_are_separate_ones(change):
+    """A row of two documents and padding has the losses of the documents alone: masks, positions and weights restart."""
+    first, second = [2, 5, 4, 1], [7, 9, 3, 6, 1]
+    config = dataclasses.replace(DecoderConfig(width=8, depth=2, heads=2, vocab_multiple=16), **change)
+    packed = AutoregressiveConfig().build(config, VOCABULARY, 11, Precision("float64", "float64"), segmented=True)
+    params = axes.unbox(jax.jit(packed.init)(jax.random.key(0), states.example_batch(packed, 1)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape), params)
+
+    def losses(objective, **fields):
+        batch = {name: np.asarray([row], np.int32) for name, row in fields.items()} | {"valid": np.ones(1, bool)}
+        keys = objective.row_keys(jax.random.key(0), batch)
+        seen = objective.observe_rows(keys, batch, 0)
+        outcome = objective.encode(params, {}, seen, keys, 0, train=False)
+        return np.array([outcome.totals["nll"], seen.weights["nll"].sum()])
+
+    alone = lambda ids: losses(dataclasses.replace(packed, segmented=False, length=len(ids) - 1, chunks=1), tokens=ids)
+    together = losses(packed, tokens=first + second + [0] * 3, segments=[1] * 4 + [2] * 5 + [0] * 3)
+    np.testing.assert_allclose(together, alone(first) + alone(second), rtol=1e-12)
+    assert together[1] == len(first) + len(second) - 2
+
+
+def test_restarting_positions():
+    segments = np.array([4, 4, 4, 1, 2, 2, 0, 0])
+    assert restarting(segments).tolist() == [0, 1, 2, 0, 0, 1, 0, 1]

@@ -1,0 +1,79 @@
+"""Generation with a cache gives the tokens that recomputing the whole row for each would give; through wrappers too."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pretrainx.adapt.wrapper import Wrapper
+from pretrainx.core import axes, random
+from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.evals.continuation import generate
+from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.layers import Precision
+from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.parallel.mesh import MeshConfig, make_mesh
+from pretrainx.parallel.rules import Rules
+from pretrainx.training import state as states
+from toys.lora import Lora
+
+GPT2 = DecoderConfig(width=16, depth=2, heads=4, vocab_multiple=16, initial_std=0.3, max_length=24)
+LLAMA = replace(
+    GPT2, positions="rotary", norm="rms", activation="silu", gated=True, bias=False, kv_heads=2, head_dim=6, tied=False
+)
+MODERN = replace(LLAMA, activation="relu_squared", gated=False, qk_norm=True, window=5, logit_cap=3.0, tied=True)
+VOCABULARY = Vocabulary(11, (("pad", 0), ("eos", 1)))
+PROMPTS = [np.array(ids, np.int32) for ids in ([4, 5, 6], [7], [2, 3, 4, 5, 6, 7, 8])]
+TEMPERATURES = [0.0, 0.7, 1.5]
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def build(config, wrap):
+    objective = wrap(AutoregressiveConfig().build(config, VOCABULARY, 12, Precision("float64", "float64")))
+    params = axes.unbox(jax.jit(objective.init)(jax.random.key(0), states.example_batch(objective, 2)))
+    rng = np.random.default_rng(1)
+    return objective, jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape), params)
+
+
+def recomputed(objective, params, prompt, place, count, temperature, end, seed):
+    """One row, every token from the logits of all before it."""
+    run = jax.jit(lambda tokens: objective.outputs(params, {}, {"tokens": tokens}, ("logits",))["logits"])
+    key, ids = random.stream(seed, random.EVALUATE, 2**31 - 1), list(prompt)
+    for position in range(len(prompt), len(prompt) + count):
+        noise = jax.random.gumbel(jax.random.fold_in(key, position), (len(PROMPTS), VOCABULARY.size))[place]
+        padded = np.zeros((1, 20), np.int32)
+        padded[0, : len(ids)] = ids
+        token = int(jnp.argmax(run(padded)[0, len(ids) - 1] + temperature * noise))
+        if token == end:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("wrap", [lambda o: o, Wrapper, Lora], ids=["plain", "pass-through", "lora"])
+@pytest.mark.parametrize("config", [GPT2, LLAMA, MODERN], ids=["gpt2", "llama", "modern"])
+def test_cached_is_recomputed(config, wrap):
+    objective, params = build(config, wrap)
+    rules = Rules(make_mesh(MeshConfig(), jax.devices()[:1]))
+    found = generate(objective, rules, params, {}, PROMPTS, 9, TEMPERATURES, end=1, seed=3)
+    for place, (prompt, temperature, ids) in enumerate(zip(PROMPTS, TEMPERATURES, found, strict=True)):
+        assert ids.tolist() == recomputed(objective, params, prompt, place, 9, temperature, 1, 3)
+    assert any(len(ids) == 9 for ids in found), "not all rows end at once: something was generated"
+
+
+def test_generation_ends():
+    """At the end id, which is not given back; other rows go on."""
+    objective, params = build(LLAMA, lambda o: o)
+    rules = Rules(make_mesh(MeshConfig(), jax.devices()[:1]))
+    free = generate(objective, rules, params, {}, PROMPTS, 9, TEMPERATURES, end=1, seed=3)
+    end = int(free[0][0])  # what the first row says first
+    found = generate(objective, rules, params, {}, PROMPTS, 9, TEMPERATURES, end=end, seed=3)
+    assert found[0].tolist() == [] and any(len(ids) for ids in found[1:])
+    assert all(end not in ids for ids in found)

@@ -1,0 +1,108 @@
+"""Attention row by row against a loop in numpy, for every kernel this machine has; matrix products and their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pretrainx.models import kernels
+
+draw = lambda *shape, seed=0: np.random.default_rng(seed).standard_normal(shape)
+GAP = {"blocks": 1e-12, "xla": 1e-5}  # the library's softmax is float32 even here
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def by_hand(query, key, value, window, segments, filled=0):
+    """softmax(q k / sqrt K) v for one row, head and query at a time."""
+    found = np.empty_like(query)
+    group = query.shape[2] // key.shape[2]
+    for b, t, h in np.ndindex(*query.shape[:3]):
+        seen = [
+            s
+            for s in range(key.shape[1])
+            if s <= t + filled
+            and (not window or t + filled - s < window)
+            and (segments is None or segments[b, s] == segments[b, t])
+        ]
+        scores = key[b, seen, h // group] @ query[b, t, h] / np.sqrt(query.shape[3])
+        weights = np.exp(scores - scores.max())
+        found[b, t, h] = weights / weights.sum() @ value[b, seen, h // group]
+    return found
+
+
+@pytest.mark.parametrize("kernel", sorted(GAP))
+@pytest.mark.parametrize("shared", [1, 2, 6], ids="kv_heads={}".format)
+@pytest.mark.parametrize("window, packed", [(0, False), (3, False), (0, True), (3, True)], ids=str)
+def test_attention(kernel, shared, window, packed):
+    query, key, value = draw(2, 9, 6, 4), draw(2, 9, shared, 4, seed=1), draw(2, 9, shared, 4, seed=2)
+    segments = np.array([[1, 1, 1, 2, 2, 3, 3, 0, 0], [1] * 8 + [2]]) if packed else None
+    found = kernels.attention(query, key, value, window=window, segments=segments, kernel=kernel)
+    np.testing.assert_allclose(found, by_hand(query, key, value, window, segments), rtol=GAP[kernel], atol=GAP[kernel])
+
+
+@pytest.mark.parametrize("window", [0, 40])
+@pytest.mark.parametrize("packed", [False, True])
+def test_blocks_of_queries(window, packed):
+    """A long row is computed in four blocks of queries: the same values and gradients as from all keys at once."""
+    query, key, value = (draw(2, 128, 2, 4, seed=i) for i in range(3))
+    segments = np.sort(np.random.default_rng(3).integers(0, 4, (2, 128)), axis=1) if packed else None
+
+    def whole(query, key, value):
+        mask = kernels.allowed(jnp.arange(128), jnp.arange(128), window)
+        if packed:
+            mask = mask & kernels.same(segments, segments)[:, None]
+        return kernels._softmax(*(x.swapaxes(1, 2) for x in (query, key, value)), mask).swapaxes(1, 2)
+
+    blocks = lambda *qkv: kernels.attention(*qkv, window=window, segments=segments, kernel="blocks")
+    weight = draw(2, 128, 2, 4, seed=5)
+    both = lambda f: jax.value_and_grad(lambda qkv: (f(*qkv) * weight).sum())((query, key, value))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), both(blocks), both(whole))
+
+
+@pytest.mark.parametrize("kernel", sorted(GAP))
+@pytest.mark.parametrize("window", [0, 3])
+def test_decoding(kernel, window):
+    """Queries that stand after five cached tokens, in a cache longer than what it holds."""
+    query, key, value = draw(2, 2, 4, 4), draw(2, 11, 2, 4, seed=1), draw(2, 11, 2, 4, seed=2)
+    found = kernels.attention(query, key, value, window=window, filled=jnp.int32(5), kernel=kernel)
+    wanted = by_hand(query, key, value, window, None, filled=5)
+    np.testing.assert_allclose(found, wanted, rtol=GAP[kernel], atol=GAP[kernel])
+
+
+def test_a_query_that_sees_nothing_is_finite():
+    value = draw(1, 1, 3, 4)
+    found = kernels._softmax(value, value, value, np.zeros((3, 3), bool))
+    np.testing.assert_allclose(found, np.broadcast_to(value.mean(2, keepdims=True), value.shape), rtol=1e-12)
+
+
+def test_unit_weights_of_padding():
+    """Padding is a segment of its own: no token of a document sees it."""
+    query, key, value = (draw(1, 6, 1, 4, seed=i) for i in range(3))
+    segments = np.array([[1, 1, 2, 2, 0, 0]])
+    other = value.copy()
+    other[:, 4:] += 1.0
+    run = lambda value: np.asarray(kernels.attention(query, key, value, segments=segments))
+    np.testing.assert_array_equal(run(value)[:, :4], run(other)[:, :4])
+
+
+def test_products_in_bfloat16():
+    """The hand-written gradients of the CPU's bfloat16 product are those of the exact product of the rounded operands."""
+    x, kernel, weight = draw(3, 4, 8), draw(8, 6, seed=1).astype("f4"), draw(3, 4, 6, seed=2)
+    rounded = lambda a: np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64)
+
+    def loss(x, kernel):
+        return (kernels.matmul(x, kernel, "bfloat16") * weight).sum()
+
+    found = jax.jit(kernels.matmul, static_argnums=2)(x, kernel, "bfloat16")
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, rounded(x) @ rounded(kernel), rtol=1e-5, atol=1e-5)
+    to_x, to_kernel = jax.jit(jax.grad(loss, (0, 1)))(jnp.asarray(x, jnp.bfloat16), kernel)
+    assert to_x.dtype == jnp.bfloat16 and to_kernel.dtype == jnp.float32
+    np.testing.assert_allclose(np.asarray(to_x, float), rounded(weight) @ rounded(kernel).T, rtol=1e-2, atol=1e-2)
+    wanted = rounded(x).reshape(-1, 8).T @ rounded(weight).reshape(-1, 6)
+    np.testing.assert_allclose(to_kernel, wanted, rtol=1e-5, atol=1e-5)

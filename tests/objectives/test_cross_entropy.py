@@ -1,0 +1,105 @@
+"""The chunked cross-entropy: values and gradients of the plain one, whole logits never made, frozen heads free."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pretrainx.objectives import cross_entropy
+
+ROWS, LENGTH, WIDTH, VOCABULARY = 3, 12, 5, 17
+rng = np.random.default_rng(0)
+HIDDEN, TABLE = rng.standard_normal((ROWS, LENGTH, WIDTH)), rng.standard_normal((WIDTH, VOCABULARY))
+SHIFT = rng.standard_normal(VOCABULARY)
+TARGETS = rng.integers(0, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
+WEIGHTS = (rng.uniform(0, 1, (ROWS, LENGTH)).round(1) * (rng.uniform(size=(ROWS, LENGTH)) > 0.3)).astype("f4")
+close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def by_chunks(chunks, hidden=HIDDEN, table=TABLE, shift=SHIFT, weights=WEIGHTS):
+    head = lambda x: jnp.tanh(x @ table + shift)
+    return cross_entropy.scored(head, hidden, TARGETS, weights, "nll", chunks)
+
+
+def plain(hidden=HIDDEN, table=TABLE, shift=SHIFT):
+    logits = jax.nn.log_softmax(jnp.tanh(hidden @ table + shift))
+    nll = -jnp.take_along_axis(logits, TARGETS[..., None], -1)[..., 0]
+    return (nll * WEIGHTS).sum(1)
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 4, 12])
+def test_values_and_gradients(chunks):
+    """Of the hidden states and of everything that the head closes over, also under a scale (the step's 1 / W)."""
+    found = by_chunks(chunks)
+    close(found.totals["nll"], plain().sum())
+    close(found.per_row["nll"], plain())
+    scaled = lambda f: lambda *arrays: 0.37 * f(*arrays)
+    total = lambda *arrays: by_chunks(chunks, *arrays).totals["nll"]
+    arrays = (HIDDEN, TABLE, SHIFT)
+    for transform in (lambda f: f, jax.jit):
+        found = transform(jax.grad(scaled(total), (0, 1, 2)))(*arrays)
+        jax.tree.map(close, found, jax.grad(scaled(lambda *a: plain(*a).sum()), (0, 1, 2))(*arrays))
+
+
+def test_gradient_through_a_scan():
+    """As in accumulation: the outer program is traced before it is differentiated."""
+
+    def total(table):
+        step = lambda carry, scale: (carry + scale * by_chunks(4, table=table).totals["nll"], None)
+        return jax.lax.scan(step, 0.0, jnp.array([1.0, 2.0]))[0]
+
+    close(jax.jit(jax.grad(total))(TABLE), 3 * jax.grad(lambda table: plain(table=table).sum())(TABLE))
+
+
+def test_targets_of_weight_zero_are_not_looked_at():
+    """Not even where the model is not finite."""
+    weights = np.ones((ROWS, LENGTH), "f4")
+    weights[0, 3] = 0
+    hidden = HIDDEN.copy()
+    hidden[0, 3] = np.nan
+    total = lambda hidden: by_chunks(3, hidden, weights=weights).totals["nll"]
+    value, gradient = jax.value_and_grad(total)(hidden)
+    assert np.isfinite(value)
+    assert np.isfinite(np.delete(gradient.reshape(-1, WIDTH), 3, 0)).all()
+
+
+def shapes(jaxpr):
+    """Every array shape in a program and the programs inside it."""
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            yield tuple(getattr(variable.aval, "shape", ()))
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from shapes(inner)
+
+
+def test_whole_logits_are_never_made():
+    """No array of the differentiated program has rows x T x V entries, nor T x V of one row."""
+    total = lambda hidden, table: by_chunks(4, hidden, table).totals["nll"]
+    program = jax.make_jaxpr(jax.value_and_grad(total, (0, 1)))(HIDDEN, TABLE)
+    sizes = [int(np.prod(shape)) for shape in shapes(program.jaxpr)]
+    assert max(sizes) < ROWS * LENGTH * VOCABULARY
+    assert ROWS * (LENGTH // 4) * VOCABULARY in sizes, "the check sees the chunks inside the loop"
+
+
+def test_a_frozen_head_has_no_gradient_product():
+    """Only what is differentiated is multiplied for: adapters of a frozen model do not pay for its head."""
+
+    def products(wanted):
+        total = lambda hidden, table: by_chunks(1, hidden, table).totals["nll"]
+        program = jax.make_jaxpr(jax.grad(total, wanted))(HIDDEN, TABLE)
+        return str(program).count("dot_general")
+
+    assert products((0,)) == products((0, 1)) - 1
+
+
+@pytest.mark.parametrize(
+    "length, vocabulary, wanted", [(256, 8192, 4), (1024, 50257, 16), (8192, 128256, 256), (3, 9, 3)]
+)
+def test_chunks_for(length, vocabulary, wanted):
+    assert cross_entropy.chunks_for(length, vocabulary) == wanted
