@@ -12,6 +12,11 @@ def _real(step):
     return jnp.asarray(step, float)
 
 
+def _warm(step, warmup: int):
+    """Linear warm-up to 1. (step + 1): the first update is not spent on a rate of zero."""
+    return jnp.minimum(1.0, (_real(step) + 1) / max(warmup, 1))
+
+
 @dataclass(frozen=True)
 class Ramp:
     """Linear from `start` at step 0 to `end` at step `steps`, then `end`."""
@@ -47,7 +52,55 @@ class WarmupCosine:
     floor: float = 0.1
 
     def __call__(self, step):
-        # (step + 1): the first update is not spent on a rate of zero.
-        warm = self.peak * jnp.minimum(1.0, (_real(step) + 1) / max(self.warmup, 1))
         decay = Cosine(1.0, self.floor, max(self.steps - self.warmup, 1))(step - self.warmup)
-        return warm * jnp.where(step < self.warmup, 1.0, decay)
+        return self.peak * _warm(step, self.warmup) * jnp.where(step < self.warmup, 1.0, decay)
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay:
+    """Linear warm-up to `peak`, `peak`, then down to `floor * peak` over the last `decay` of `steps` steps.
+
+    `shape` is that of the decay: linear, or 1-sqrt, whose fall slows down (Haegele et al. 2024, section 3).
+    """
+
+    peak: float
+    warmup: int
+    steps: int
+    decay: int
+    floor: float = 0.0
+    shape: str = "linear"
+
+    def __call__(self, step):
+        progress = jnp.clip((_real(step) - (self.steps - self.decay)) / max(self.decay, 1), 0.0, 1.0)
+        fallen = jnp.sqrt(progress) if self.shape == "1-sqrt" else progress
+        return self.peak * _warm(step, self.warmup) * (1 - (1 - self.floor) * fallen)
+
+
+@dataclass(frozen=True)
+class InverseSqrt:
+    """`peak * sqrt(warmup / n)` from the `warmup`-th update on, n counted from 1 (Vaswani et al. 2017, section 5.3).
+
+    Before it a linear warm-up, or `peak` itself where `ramp` is off (Raffel et al. 2020, section 3.1.2).
+    """
+
+    peak: float
+    warmup: int
+    ramp: bool = True
+
+    def __call__(self, step):
+        before = _warm(step, self.warmup) if self.ramp else 1.0
+        return self.peak * jnp.minimum(before, jnp.sqrt(max(self.warmup, 1) / (_real(step) + 1)))
+
+
+@dataclass(frozen=True)
+class WarmupSteps:
+    """Linear warm-up to `peak`, which is multiplied by `factor` from each of the `milestones` (steps) on."""
+
+    peak: float
+    warmup: int
+    milestones: tuple[int, ...]
+    factor: float = 0.1
+
+    def __call__(self, step):
+        passed = sum(jnp.where(step >= milestone, 1.0, 0.0) for milestone in self.milestones)
+        return self.peak * _warm(step, self.warmup) * self.factor**passed

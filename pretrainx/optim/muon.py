@@ -12,23 +12,20 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from pretrainx.core import axes, paths
+from pretrainx.optim import per_layer
 
 
 def dimensions(names: axes.Names) -> MuonDimensionNumbers:
-    """Which dimensions of a kernel are contracted and which come out; the others (`layers`) are separate matrices.
-
-    Input dimensions come first: [embed, heads, head_dim] maps embed to heads, [heads, head_dim, embed] heads to embed.
-    """
-    kept = [index for index, name in enumerate(names) if name != "layers"]
-    first = 2 if names[kept[0]] == "heads" else 1
-    return MuonDimensionNumbers(tuple(kept[:first]), tuple(kept[first:]))
+    """Which dimensions of a kernel are contracted and which come out; the others (`layers`) are separate matrices."""
+    inputs, outputs = per_layer.sides(names)
+    return MuonDimensionNumbers(inputs, outputs)
 
 
 def matched_to_adam(by_path: dict[str, axes.Names]) -> optax.GradientTransformation:
     """Scales an orthogonal update by 0.2 sqrt(larger side): its entries get the size that Adam's have."""
 
     def scale(path, update):
-        larger = max(axes.matrix_shape(by_path[path], update.shape))
+        larger = max(per_layer.folded_shape(by_path[path], update.shape)[-2:])
         return update * (0.2 * larger**0.5)
 
     return optax.stateless(lambda updates, _: paths.map_leaves(scale, updates))

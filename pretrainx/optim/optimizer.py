@@ -7,71 +7,37 @@ rank 2 and biases of heads rank 3.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
 
 from pretrainx.core import axes, paths
-from pretrainx.optim import muon
+from pretrainx.core.errors import ConfigError
+from pretrainx.optim.algorithms import (
+    OPTIMIZERS,
+    AdafactorConfig,
+    AdamWConfig,
+    Group,
+    LARSConfig,
+    LionConfig,
+    MuonConfig,
+    SGDConfig,
+)
 
-ROLES = ("kernel", "bias", "norm", "embedding", "head", "scalar")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters whose whole path matches `pattern`: their learning rate and weight decay are multiplied."""
-
-    pattern: str
-    rate: float = field(default=1.0, metadata={"min": 0})
-    decay: float = field(default=1.0, metadata={"min": 0})
-
-
-@dataclass(frozen=True)
-class AdamWConfig:
-    """AdamW (Loshchilov & Hutter 2019); `decays` lists the roles that decay."""
-
-    b1: float = field(default=0.9, metadata={"min": 0, "max": 1})
-    b2: float = field(default=0.95, metadata={"min": 0, "max": 1})
-    epsilon: float = field(default=1e-8, metadata={"above": 0})
-    weight_decay: float = field(default=0.1, metadata={"min": 0})
-    decays: tuple[str, ...] = field(default=("kernel", "head", "embedding"), metadata={"choices": ROLES})
-    groups: tuple[Group, ...] = ()
-
-    def direction(self, by_path):
-        return "adam", optax.scale_by_adam(self.b1, self.b2, self.epsilon)
-
-
-@dataclass(frozen=True)
-class SGDConfig:
-    """Stochastic gradient descent with momentum."""
-
-    momentum: float = field(default=0.9, metadata={"min": 0, "max": 1})
-    weight_decay: float = field(default=0.0, metadata={"min": 0})
-    decays: tuple[str, ...] = field(default=("kernel", "head", "embedding"), metadata={"choices": ROLES})
-    groups: tuple[Group, ...] = ()
-
-    def direction(self, by_path):
-        return "momentum", optax.trace(self.momentum)
-
-
-@dataclass(frozen=True)
-class MuonConfig(AdamWConfig):
-    """Muon (Jordan et al. 2024) on hidden matrices, AdamW on everything else (embeddings, head, norms, biases).
-
-    Muon's updates are scaled by 0.2 sqrt(larger side), which gives them Adam's size (Liu et al. 2025): one rate serves both.
-    """
-
-    momentum: float = field(default=0.95, metadata={"min": 0, "max": 1})
-
-    def direction(self, by_path):
-        _, adam = super().direction(by_path)
-        return "muon", muon.by_role(by_path, self.momentum, adam)
-
-
-OPTIMIZERS = {"adamw": AdamWConfig, "muon": MuonConfig, "sgd": SGDConfig}
+__all__ = [
+    "OPTIMIZERS",
+    "AdafactorConfig",
+    "AdamWConfig",
+    "Group",
+    "LARSConfig",
+    "LionConfig",
+    "MuonConfig",
+    "Optimizer",
+    "SGDConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -85,38 +51,50 @@ class Optimizer:
       leaves: ((path, axis names), ...) of every parameter, trained or not.
     """
 
-    config: AdamWConfig | MuonConfig | SGDConfig
+    config: Any
     schedule: Callable
     clip: float
     leaves: tuple[tuple[str, axes.Names], ...]
 
     def __post_init__(self):
         for group in self.config.groups:
-            paths.matching(group.pattern, self.by_path, "config.optimizer.groups")
+            found = paths.matching(group.pattern, self.by_path, "config.optimizer.groups")
+            roles = sorted({axes.role(self.by_path[path]) for path in found})
+            if group.role not in ("", *roles):
+                raise ConfigError(
+                    f"no parameter that {group.pattern!r} matches has the role {group.role!r}",
+                    where="config.optimizer.groups",
+                    why=f"{found[0]} has the role {axes.role(self.by_path[found[0]])!r}; roles found: {', '.join(roles)}",
+                    do="leave out the role or the pattern, or correct one of them",
+                )
 
     @functools.cached_property
     def by_path(self) -> dict[str, axes.Names]:
         return dict(self.leaves)
 
+    def groups(self, path: str) -> list[int]:
+        """The numbers of the config's groups that a leaf is in."""
+        role = axes.role(self.by_path[path])
+        return [number for number, group in enumerate(self.config.groups) if group.has(path, role)]
+
     def multipliers(self, path: str) -> tuple[float, float]:
         """(learning rate, weight decay) multipliers of one leaf."""
         rate, decay = 1.0, float(axes.role(self.by_path[path]) in self.config.decays)
-        for group in self.config.groups:
-            if re.fullmatch(group.pattern, path):
-                rate, decay = rate * group.rate, decay * group.decay
+        for number in self.groups(path):
+            group = self.config.groups[number]
+            rate, decay = rate * group.rate, decay * group.decay
         return rate, decay
 
     @functools.cached_property
     def transform(self) -> optax.GradientTransformation:
         """The optax chain, its states under names that a checkpoint can keep when a part is added or dropped."""
-        parts = []
-        if self.clip > 0:
-            parts.append(("clip", optax.clip_by_global_norm(self.clip)))
-        parts.append(self.config.direction(self.by_path))
-        parts.append(("decay", optax.stateless(self._decayed)))
-        parts.append(("rates", optax.stateless(self._scaled)))
-        parts.append(("rate", optax.scale_by_learning_rate(self.schedule)))
-        return optax.named_chain(*parts)
+        clip = [("clip", optax.clip_by_global_norm(self.clip))] if self.clip > 0 else []
+        decay = ("decay", optax.stateless(self._decayed))
+        rates = [
+            ("rates", optax.stateless(self._scaled)),
+            ("rate", optax.scale_by_learning_rate(self.schedule)),
+        ]
+        return optax.named_chain(*clip, *self.config.parts(self.by_path, decay, rates))
 
     def _decayed(self, updates, params):
         strength = self.config.weight_decay
@@ -139,14 +117,19 @@ class Optimizer:
         """The rate that the next update will use."""
         return self.schedule(state["rate"].count)
 
-    def shardings(self, state, params_shardings, other):
-        """A state's shardings: a leaf whose path ends in a parameter's path lies like it, counts take `other`."""
-        known = dict(paths.leaves(params_shardings))
+    def shardings(self, state, params, params_shardings, other):
+        """A state's shardings: a leaf whose path ends in a parameter's path and that has its shape lies like it.
+
+        Counts take `other`, and so do rows and columns of a factored moment: they are small, and a parameter's sharding
+        is not theirs. `params` need only have shapes.
+        """
+        shapes, known = dict(paths.leaves(params)), dict(paths.leaves(params_shardings))
 
         def place(path, leaf):
             names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
             ends = ("/".join(names[i:]) for i in range(len(names)))
-            return next((known[end] for end in ends if end in known), other)
+            end = next((end for end in ends if end in known), None)
+            return known[end] if end is not None and leaf.shape == shapes[end].shape else other
 
         return jax.tree_util.tree_map_with_path(place, state)
 

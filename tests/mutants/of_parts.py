@@ -2,9 +2,12 @@
 
 from mutants.record import Mutant
 
-DECODER, ATTENTION, LAYERS = (f"pretrainx/models/{name}.py" for name in ("decoder", "attention", "layers"))
+DECODER, ATTENTION, LAYERS, KERNELS = (
+    f"pretrainx/models/{name}.py" for name in ("decoder", "attention", "layers", "kernels")
+)
 RULES = "pretrainx/parallel/rules.py"
 TEST_DECODER, TEST_LAYERS = "tests/models/test_decoder.py::test_", "tests/models/test_layers.py::test_"
+TEST_KERNELS = "tests/models/test_kernels.py::test_"
 TEST_RULES, PARTICULARS = "tests/parallel/test_rules.py::test_", "tests/contract/test_particulars.py::test_"
 TEST_AR = "tests/objectives/test_autoregressive.py::test_"
 
@@ -13,8 +16,8 @@ MODELS = [
         "M23",
         "targets shifted twice",
         "pretrainx/objectives/autoregressive.py",
-        "targets = tokens[1:]",
-        "targets = jnp.roll(tokens[1:], -1)",
+        'targets = {"tokens": tokens[:-1]}, tokens[1:]',
+        'targets = {"tokens": tokens[:-1]}, jnp.roll(tokens[1:], -1)',
         TEST_AR + "targets_are_the_next_tokens",
     ),
     Mutant(
@@ -36,9 +39,9 @@ MODELS = [
     Mutant(
         "causal",
         "attention sees the future",
-        ATTENTION,
-        "causal = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))",
-        "causal = jnp.ones((x.shape[1], x.shape[1]), bool)",
+        KERNELS,
+        "if window else distance >= 0",
+        "if window else distance >= -99",
         TEST_DECODER + "no_look_ahead[gpt2]",
     ),
     Mutant(
@@ -52,10 +55,75 @@ MODELS = [
     Mutant(
         "scores",
         "scores not divided by sqrt K",
-        ATTENTION,
-        "query.shape[-1] ** -0.5",
-        "1.0",
-        TEST_LAYERS + "attend",
+        KERNELS,
+        "* size**-0.5",
+        "* 1.0",
+        TEST_KERNELS + "attention",
+    ),
+    Mutant(
+        "heads",
+        "query heads share key heads in turn, not in groups",
+        KERNELS,
+        "grouped = query.reshape(batch, shared, heads // shared * times, size)",
+        "grouped = query.reshape(batch, heads // shared, shared, times, size).swapaxes(1, 2).reshape("
+        "batch, shared, heads // shared * times, size)",
+        TEST_KERNELS + "attention",
+    ),
+    Mutant(
+        "segments",
+        "segment mask dropped",
+        KERNELS,
+        "mask = mask & same(segments[:, first:last], segments[:, start:stop])[:, None]",
+        "pass",
+        TEST_KERNELS + "attention",
+    ),
+    Mutant(
+        "sliding window",
+        "a window one token too long",
+        KERNELS,
+        "(distance < window)",
+        "(distance <= window)",
+        TEST_KERNELS + "attention",
+    ),
+    Mutant(
+        "cache",
+        "cached tokens stand at the beginning",
+        DECODER,
+        "positions = cache.filled + jnp.arange(tokens.shape[1])[None]",
+        "positions = jnp.arange(tokens.shape[1])[None]",
+        "tests/evals/test_continuation.py::test_cached_is_recomputed",
+    ),
+    Mutant(
+        "restart",
+        "positions go on through the documents of a row",
+        "pretrainx/objectives/autoregressive.py",
+        "return index - jax.lax.cummax(jnp.where(begins, index, 0))",
+        "return index",
+        TEST_AR + "packed_documents_are_separate_ones",
+    ),
+    Mutant(
+        "border",
+        "the first token of the next document is a target",
+        "pretrainx/objectives/autoregressive.py",
+        "real &= (segments[1:] == segments[:-1]) & (segments[1:] > 0)",
+        "real &= segments[1:] > 0",
+        TEST_AR + "packed_documents_are_separate_ones",
+    ),
+    Mutant(
+        "chunks",
+        "gradients of chunks overwrite each other",
+        "pretrainx/objectives/cross_entropy.py",
+        "[old + new for old, new in",
+        "[new for old, new in",
+        "tests/objectives/test_cross_entropy.py::test_values_and_gradients[3]",
+    ),
+    Mutant(
+        "chunk order",
+        "per-token losses of strided chunks put back as blocks",
+        "pretrainx/objectives/cross_entropy.py",
+        "jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 2)",
+        "jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 1)",
+        "tests/objectives/test_cross_entropy.py::test_values_and_gradients[3]",
     ),
     Mutant(
         "norm",

@@ -1,17 +1,12 @@
-"""Faults of the train step, the state, the guard and the optimizers."""
+"""Faults of the train step, the state and the guard."""
 
 from mutants.record import Mutant
 
 STEP, STATE, GUARD = (f"pretrainx/training/{name}.py" for name in ("step", "state", "guard"))
-OPTIMIZER, MUON, ACCUMULATION = (
-    "pretrainx/optim/optimizer.py",
-    "pretrainx/optim/muon.py",
-    "pretrainx/training/accumulation.py",
-)
+ACCUMULATION = "pretrainx/training/accumulation.py"
 LAYERS, OBJECTIVE = "pretrainx/models/layers.py", "pretrainx/objectives/objective.py"
 TEST_STEP, TEST_GUARD, TEST_STATE = (f"tests/training/test_{name}.py::test_" for name in ("step", "guard", "state"))
-TEST_OPTIMIZER, TEST_MUON = "tests/optim/test_optimizer.py::test_", "tests/optim/test_muon.py::test_"
-PARTICULARS, TEST_AR = "tests/contract/test_particulars.py::test_", "tests/objectives/test_autoregressive.py::test_"
+PARTICULARS = "tests/contract/test_particulars.py::test_"
 
 LOSS = [
     Mutant(
@@ -254,88 +249,5 @@ STATES = [
         "jnp.all(seen <= limit)",
         "jnp.any(seen <= jnp.inf)",
         TEST_GUARD + "window_decides_after_a_restore",
-    ),
-]
-
-OPTIMIZERS = [
-    Mutant(
-        "M12",
-        "decay by rank: norms and biases of a stack",
-        OPTIMIZER,
-        "float(axes.role(self.by_path[path]) in self.config.decays)",
-        "float(len(self.by_path[path]) > 1)",
-        TEST_OPTIMIZER + "roles[adamw]",
-    ),
-    Mutant(
-        "M13",
-        "Muon on the tables, Adam on kernels",
-        MUON,
-        'axes.role(by_path[path]) == "kernel"',
-        'axes.role(by_path[path]) == "embedding"',
-        TEST_MUON + "only_hidden_kernels",
-    ),
-    Mutant(
-        "M19",
-        "a stack orthogonalised as one matrix",
-        MUON,
-        "MuonDimensionNumbers(tuple(kept[:first]), tuple(kept[first:]))",
-        "MuonDimensionNumbers(tuple(range(kept[first - 1] + 1)), tuple(kept[first:]))",
-        TEST_MUON + "a_stack_is_its_single_matrices[layers/mlp/up/kernel]",
-    ),
-    Mutant(
-        "heads",
-        "a head kernel's inputs and outputs mistaken",
-        MUON,
-        'first = 2 if names[kept[0]] == "heads" else 1',
-        "first = 1",
-        TEST_MUON + "a_stack_is_its_single_matrices[layers/attention/out/kernel]",
-    ),
-    Mutant(
-        "groups",
-        "a group's pattern is ignored",
-        OPTIMIZER,
-        "if re.fullmatch(group.pattern, path):",
-        "if False:",
-        TEST_OPTIMIZER + "group_multiplies_rate_and_decay",
-    ),
-    Mutant(
-        "pattern",
-        "a pattern that matches nothing passes",
-        "pretrainx/core/paths.py",
-        "    if not found:\n",
-        "    if False:\n",
-        TEST_OPTIMIZER + "group_matching_nothing_refused",
-    ),
-    Mutant(
-        "clip",
-        "the clip is ignored",
-        OPTIMIZER,
-        "if self.clip > 0:",
-        "if self.clip < 0:",
-        TEST_OPTIMIZER + "clipping_by_global_norm",
-    ),
-    Mutant(
-        "warm-up",
-        "the first update has rate zero",
-        "pretrainx/core/schedule.py",
-        "(_real(step) + 1) / max(self.warmup, 1)",
-        "_real(step) / max(self.warmup, 1)",
-        TEST_OPTIMIZER + "warmup_and_cosine",
-    ),
-    Mutant(
-        "M24a",
-        "a schedule that is a closure",
-        "pretrainx/optim/schedules.py",
-        "return WarmupCosine(self.peak, self.warmup, steps, self.floor)",
-        "return lambda step: WarmupCosine(self.peak, self.warmup, steps, self.floor)(step)",
-        TEST_OPTIMIZER + "equal_configs_are_equal",
-    ),
-    Mutant(
-        "M24b",
-        "a module's field compared by identity",
-        LAYERS,
-        "@dataclass(frozen=True)\nclass Precision:",
-        "@dataclass(frozen=True, eq=False)\nclass Precision:",
-        TEST_AR + "equal_configs_are_equal",
     ),
 ]

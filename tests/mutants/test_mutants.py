@@ -12,16 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 
-from mutants import of_parts, of_training
+from mutants import of_data, of_optim, of_parts, of_training
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 MUTANTS = [
     *of_training.LOSS,
     *of_training.STATES,
-    *of_training.OPTIMIZERS,
+    *of_optim.OPTIMIZERS,
     *of_parts.MODELS,
     *of_parts.SHARDING,
     *of_parts.TOYS,
+    *of_data.DATA,
 ]
 KILLED, SURVIVED = 1, 0  # pytest's exit codes; others mean that no test was run
 BROKEN = ("SyntaxError", "NameError", "ImportError", "AttributeError", "TypeError")  # the fault itself does not run
