@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Command:
       run: called with the Arguments; returns the exit code. Imports what it needs itself, so that help is quick.
       positionals: the metavar of positional arguments (one or more are then needed), or "" where none are taken.
       overrides: whether `--config.a.b=v` is taken.
+      alone: the name of a flag that needs nothing beside it, neither required flags nor positional arguments.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Command:
     flags: tuple[Flag, ...] = ()
     positionals: str = ""
     overrides: bool = False
+    alone: str = ""
 
     def form(self) -> str:
         """The line that shows how the command is written."""
@@ -104,9 +107,10 @@ def parse(command: Command, words: list[str]) -> Arguments:
     if "help" in arguments.flags:
         return arguments
     given = {name for _, name, _ in _pairs(words, flags)}
-    missing = [flag for flag in command.flags if flag.required and flag.name not in given]
+    alone = command.alone in arguments.flags
+    missing = [flag for flag in command.flags if flag.required and flag.name not in given and not alone]
     problems += [f"missing {flag.form()} ({flag.help})" for flag in missing]
-    if command.positionals and not arguments.positionals:
+    if command.positionals and not arguments.positionals and not alone:
         problems.append(f"missing {command.positionals}")
     if problems:
         raise ConfigError(
@@ -116,6 +120,28 @@ def parse(command: Command, words: list[str]) -> Arguments:
             do=command.form(),
         )
     return arguments
+
+
+def whole_number(arguments: Arguments, name: str) -> int:
+    """The value of a flag as an integer from 0 on; ConfigError otherwise."""
+    text = arguments.flags[name]
+    if not re.fullmatch(r"\d+", text):
+        raise ConfigError(
+            f"--{name} is a whole number", where="command line", why=f"got {text!r}", do=f"--{name}=N, 0 or more"
+        )
+    return int(text)
+
+
+def real_number(arguments: Arguments, name: str) -> float:
+    """The value of a flag that is a number >= 0. ConfigError where it is not."""
+    text = arguments.flags[name]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"--{name} is no number", where=f"--{name}={text}", why="a number from 0 on is needed")
+    return value
 
 
 def _pairs(words: list[str], flags: Mapping[str, Flag]) -> Iterator[tuple[str, str | None, str | None]]:

@@ -1,4 +1,4 @@
-"""Documents, always in the same order: the Python standard library, text files, or lines of JSON."""
+"""Documents, always in the same order: the Python standard library, text files, lines of JSON, ArrayRecord files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pretrainx.core.errors import ConfigError, DataError, nearest
+from pretrainx.data import array_records
 
-KINDS = ("stdlib", "text", "jsonl")
+KINDS = ("stdlib", "text", "jsonl", "array_record")
 # Installed packages are not the library; tests hold megabytes of generated tables and files in odd encodings.
 STDLIB_LEAVES_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
@@ -28,12 +29,14 @@ def documents(kind: str, paths: tuple[str, ...] = (), field: str = "text") -> It
     """The documents of a source, in the order of `paths` and sorted by name within each path.
 
     Args:
-      kind: "stdlib" (the installed Python's own .py files), "text" (one document a file) or "jsonl" (one a line).
+      kind: "stdlib" (the installed Python's own .py files), "text" (one document a file), "jsonl" (one a line) or
+        "array_record" (one a record: JSON objects in a file whose first record is one, else UTF-8 text).
       paths: files, directories (read recursively, hidden names left out) or glob patterns; none for "stdlib".
-      field: the key of a JSON line that holds its text.
+      field: the key of a JSON object that holds its text.
 
-    Raises ConfigError for an unknown kind or for paths that do not fit it, DataError (naming the file, and the line)
-    for a missing file, a source without documents, invalid UTF-8 and a line that is no JSON object with that field.
+    Raises ConfigError for an unknown kind or for paths that do not fit it, DataError (naming the file, and the line or
+    record) for a missing or damaged file, a source without documents, invalid UTF-8, and a line or record that is no
+    JSON object with that field.
     """
     if kind not in KINDS:
         raise ConfigError(f"unknown source {kind!r}", where="config.data.source", why=nearest(kind, KINDS))
@@ -42,7 +45,7 @@ def documents(kind: str, paths: tuple[str, ...] = (), field: str = "text") -> It
             "the source 'stdlib' takes no paths",
             where="config.data.paths",
             why=f"got {', '.join(paths)}",
-            do="set config.data.source to 'text' or 'jsonl', or leave the paths out",
+            do="set config.data.source to another kind, or leave the paths out",
         )
     if kind != "stdlib" and not paths:
         raise ConfigError(
@@ -54,12 +57,15 @@ def documents(kind: str, paths: tuple[str, ...] = (), field: str = "text") -> It
     if kind == "stdlib":
         return _stdlib(Path(sysconfig.get_paths()["stdlib"]))
     if kind == "text":
-        return (Document(name, _decode(path.read_bytes(), str(path))) for name, path in _files(paths, ""))
-    return (document for name, path in _files(paths, ".jsonl") for document in _lines(name, path, field))
+        return (Document(name, _decode(path.read_bytes(), str(path))) for name, path in _files(paths, ("",)))
+    if kind == "jsonl":
+        return (document for name, path in _files(paths, (".jsonl",)) for document in _lines(name, path, field))
+    found = _files(paths, array_records.SUFFIXES)
+    return (document for name, path in found for document in _records(name, path, field))
 
 
 def _stdlib(root: Path) -> Iterator[Document]:
-    found = _below(root, ".py", STDLIB_LEAVES_OUT)
+    found = _below(root, (".py",), STDLIB_LEAVES_OUT)
     if not found:
         raise DataError(
             "the Python standard library has no readable source files",
@@ -71,35 +77,37 @@ def _stdlib(root: Path) -> Iterator[Document]:
         yield Document(name, _decode((root / name).read_bytes(), str(root / name)))
 
 
-def _below(root: Path, suffix: str, leave_out: frozenset[str] = frozenset()) -> list[str]:
+def _below(root: Path, suffixes: tuple[str, ...], leave_out: frozenset[str] = frozenset()) -> list[str]:
     """Relative posix paths of the files below `root`, sorted; hidden names left out."""
     found = []
     for directory, directories, files in os.walk(root):
         directories[:] = [name for name in directories if name not in leave_out and not name.startswith(".")]
         relative = Path(directory).relative_to(root)
-        found += [(relative / name).as_posix() for name in files if name.endswith(suffix) and not name.startswith(".")]
+        found += [
+            (relative / name).as_posix() for name in files if name.endswith(suffixes) and not name.startswith(".")
+        ]
     return sorted(found)
 
 
-def _files(paths: tuple[str, ...], suffix: str) -> Iterator[tuple[str, Path]]:
-    """(name, path) of every file that `paths` mean; `suffix` filters directories only. No file comes twice."""
+def _files(paths: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of every file that `paths` mean; `suffixes` filter directories only. No file comes twice."""
     seen = set()
     for given in paths:
-        for name, path in _meant_by(given, suffix):
+        for name, path in _meant_by(given, suffixes):
             resolved = path.resolve()
             if resolved not in seen:
                 seen.add(resolved)
                 yield name, path
 
 
-def _meant_by(given: str, suffix: str) -> list[tuple[str, Path]]:
+def _meant_by(given: str, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
     path = Path(given).expanduser()
     # A file whose name contains a bracket is a file first and a pattern second.
     if path.is_file():
         return [(path.name, path)]
     if path.is_dir():
-        found = [(name, path / name) for name in _below(path, suffix)]
-        missing = f"the directory holds no files{' ending in ' + suffix if suffix else ''}"
+        found = [(name, path / name) for name in _below(path, suffixes)]
+        missing = f"the directory holds no files{' ending in ' + ' or '.join(suffixes) if all(suffixes) else ''}"
     elif glob.has_magic(given):
         fixed = []
         for part in path.parts:
@@ -130,33 +138,50 @@ def _lines(name: str, path: Path, field: str) -> Iterator[Document]:
             where = f"{path}:{number}"
             text = _decode(line, where)
             if text.strip():
-                yield Document(f"{name}:{number}", _text_of(text, field, where))
+                yield Document(f"{name}:{number}", _text_of(text, field, where, "line"))
 
 
-def _text_of(line: str, field: str, where: str) -> str:
-    """The text of one JSON line."""
+def _records(name: str, path: Path, field: str) -> Iterator[Document]:
+    objects = False
+    for number, record in enumerate(array_records.records(path)):
+        where = f"{path}: record {number}"
+        text = _decode(record, where)
+        if number == 0:  # one rule for a whole file: a text that happens to parse is still a text
+            objects = _is_object(text)
+        yield Document(f"{name}:{number}", _text_of(text, field, where, "record") if objects else text)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return text.lstrip().startswith("{") and isinstance(json.loads(text), dict)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+
+
+def _text_of(line: str, field: str, where: str, unit: str) -> str:
+    """The text of one JSON object; `unit` is what errors call it, line or record."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(
-            "a line is not JSON", where=where, why=str(error), do="write one JSON object a line, or remove it"
+            f"a {unit} is not JSON", where=where, why=str(error), do=f"write one JSON object a {unit}, or remove it"
         ) from error
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
         if not isinstance(record, dict):
-            why = f"the line holds a {type(record).__name__}, not an object"
+            why = f"the {unit} holds a {type(record).__name__}, not an object"
         elif field in record:
             why = f"its value is a {type(record[field]).__name__}, not a string"
         else:
             why = f"no such key; {nearest(field, record)}"
         raise DataError(
-            f"a line has no text under {field!r}", where=where, why=why, do="set config.data.field to the text's key"
+            f"a {unit} has no text under {field!r}", where=where, why=why, do="set config.data.field to the text's key"
         )
     try:
         record[field].encode()
     except UnicodeEncodeError as error:
         # JSON can write half of a surrogate pair, which no UTF-8 text contains.
         raise DataError(
-            "a line's text is not valid Unicode", where=where, why=str(error), do="repair or remove the line"
+            f"a {unit}'s text is not valid Unicode", where=where, why=str(error), do=f"repair or remove the {unit}"
         ) from error
     return record[field]
 

@@ -4,61 +4,114 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pretrainx.core.config import difference
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.data import prepared, sources
+from pretrainx.data.corpus import Corpus, Part, SplitWriter, weighted_texts
+from pretrainx.data.packing import write_packing
 from pretrainx.data.prepared import PreparedText
-from pretrainx.data.sources import Document
 from pretrainx.data.tokenizer import SMALLEST, Tokenizer
-
-# Characters tokenised together: bounds memory while keeping the tokenizer's threads busy.
-BATCH_CHARACTERS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
+class Preparation:
+    """What text of one source and of several have in common.
+
+    Attributes:
+      tokenizer: "bpe" (trained on the training split), "bytes", or the path of a tokenizer.json.
+      vocab_size: ids of a trained tokenizer, 256 bytes and 2 specials included.
+      length: T, targets per row. Part of the preparation only where documents are packed: one directory of streams
+        serves any length.
+      packing: "stream" (rows cut from one stream of tokens) or "documents" (rows of whole documents, told apart by
+        segments; those longer than a row are cut).
+      held_out: the fraction of documents kept from training (of the text, where there is one document).
+      cache: directory of prepared data shared between runs; "" means the run's own.
+    """
+
+    tokenizer: str = "bpe"
+    vocab_size: int = dataclasses.field(default=1024, metadata={"min": SMALLEST})
+    length: int = dataclasses.field(default=256, metadata={"min": 1})
+    packing: str = dataclasses.field(default="stream", metadata={"choices": tuple(prepared.PACKINGS)})
+    held_out: float = dataclasses.field(default=0.05, metadata={"min": 0.0, "max": 0.9})
+    cache: str = ""
+
+    @property
+    def segmented(self) -> bool:
+        """Whether batches have the field `segments`."""
+        return self.packing == "documents"
+
+    def preparing(self) -> dict[str, Any]:
+        """The fields that decide what is prepared, as plain JSON values."""
+        fields: dict[str, Any] = {"tokenizer": self.tokenizer, "held_out": self.held_out}
+        if self.tokenizer == "bpe":
+            fields["vocab_size"] = self.vocab_size
+        if self.segmented:
+            fields |= {"packing": self.packing, "length": self.length}
+        return fields
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(Preparation):
     """A text corpus as token rows.
 
     Attributes:
       source, paths, field: where documents come from (see `sources.documents`).
-      tokenizer: "bpe" (trained on the training split), "bytes", or the path of a tokenizer.json.
-      vocab_size: ids of a trained tokenizer, 256 bytes and 2 specials included.
-      length: T, targets per row. Not part of the preparation: one directory serves any length.
-      held_out: the fraction of documents kept from training (of the text, where there is one document).
-      cache: directory of prepared data shared between runs; "" means the run's own.
     """
 
     source: str = dataclasses.field(default="stdlib", metadata={"choices": sources.KINDS})
     paths: tuple[str, ...] = ()
     field: str = "text"
-    tokenizer: str = "bpe"
-    vocab_size: int = dataclasses.field(default=1024, metadata={"min": SMALLEST})
-    length: int = dataclasses.field(default=256, metadata={"min": 1})
-    held_out: float = dataclasses.field(default=0.05, metadata={"min": 0.0, "max": 0.9})
-    cache: str = ""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(source=self.source, paths=self.paths, field=self.field),)
 
     def preparing(self) -> dict[str, Any]:
-        """The fields that decide what is prepared, as plain JSON values."""
-        fields: dict[str, Any] = {"source": self.source, "tokenizer": self.tokenizer, "held_out": self.held_out}
-        if self.source != "stdlib":
-            fields["paths"] = list(self.paths)
-        if self.source == "jsonl":
-            fields["field"] = self.field
-        if self.tokenizer == "bpe":
-            fields["vocab_size"] = self.vocab_size
-        return fields
+        return super().preparing() | self.parts[0].preparing()
 
 
-def prepare(config: TextConfig, directory: str | Path, log: Callable[[str], None] = print) -> PreparedText:
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig(Preparation):
+    """Several corpora, one tokenizer; training rows come from each in the proportion of its weight.
+
+    Every part has a held-out split of its own; a trained tokenizer sees their training texts in that proportion too.
+
+    Attributes:
+      parts: at least one, with names that differ.
+    """
+
+    parts: tuple[Part, ...] = ()
+
+    def __post_init__(self):
+        names = [part.name for part in self.parts]
+        if not names:
+            raise ConfigError("a mixture has no parts", do="give config.data.parts, each with name, weight and source")
+        for name in names:
+            if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
+                raise ConfigError(
+                    f"a part cannot be named {name!r}", why="names are letters, digits, '_' and '-'", do="rename it"
+                )
+        if len(set(names)) < len(names):
+            raise ConfigError("two parts have the same name", why=", ".join(sorted(names)), do="rename one")
+
+    def preparing(self) -> dict[str, Any]:
+        # With a tokenizer that is not trained here, other weights need no other preparation.
+        weight = lambda part: {"weight": part.weight} if self.tokenizer == "bpe" else {}
+        parts = [{"name": part.name, **weight(part), **part.preparing()} for part in self.parts]
+        return super().preparing() | {"parts": parts}
+
+
+def prepare(config: Preparation, directory: str | Path, log: Callable[[str], None] = print) -> PreparedText:
     """The prepared text of a configuration: opened from `directory`, or made there.
 
     It is made in a sibling directory that takes the name when complete, so half a preparation never looks whole; of
@@ -95,18 +148,20 @@ def prepare(config: TextConfig, directory: str | Path, log: Callable[[str], None
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return prepared.open_prepared(directory)
+    return prepared.open_prepared(directory, _weights(config))
 
 
-def _reuse(config: TextConfig, directory: Path) -> PreparedText:
-    text = prepared.open_prepared(directory)
-    made, wanted = text.meta["preparing"], config.preparing()
-    differing = [name for name in sorted(made.keys() | wanted.keys()) if made.get(name) != wanted.get(name)]
-    if differing:
+def _weights(config: Preparation) -> tuple[float, ...]:
+    return tuple(part.weight for part in config.parts if part.name)
+
+
+def _reuse(config: Preparation, directory: Path) -> PreparedText:
+    text = prepared.open_prepared(directory, _weights(config))
+    if differing := difference(text.meta["preparing"], config.preparing()):
         raise DataError(
             "the prepared data were made with another configuration",
-            where=", ".join(f"config.data.{name}" for name in differing),
-            why="\n".join(f"{name}: prepared {made.get(name)!r}, asked {wanted.get(name)!r}" for name in differing),
+            where=", ".join(f"config.data.{path}" for path, _, _ in differing),
+            why="\n".join(f"{path}: prepared {made!r}, asked {asked!r}" for path, made, asked in differing),
             do=f"prepare elsewhere (another workdir or config.data.cache), or remove {directory} to prepare anew",
         )
     path = Path(config.tokenizer).expanduser()
@@ -121,31 +176,22 @@ def _reuse(config: TextConfig, directory: Path) -> PreparedText:
     return text
 
 
-def _make(config: TextConfig, work: Path, log: Callable[[str], None]) -> None:
-    corpus = _Corpus(config)
-    log(f"data: {config.source}, {corpus.documents} documents, {corpus.bytes:,} bytes")
-    tokenizer = _tokenizer(config, corpus)
+def _make(config: Preparation, work: Path, log: Callable[[str], None]) -> None:
+    corpora = [Corpus(part, config.held_out) for part in config.parts]
+    for corpus in corpora:
+        log(f"data: {_called(corpus.part)}, {corpus.documents} documents, {corpus.bytes:,} bytes")
+    tokenizer = _tokenizer(config, corpora)
     log(f"data: tokenizer with {tokenizer.vocabulary.size} ids")
     dtype = np.dtype("<u2" if tokenizer.vocabulary.size <= 1 << 16 else "<u4")
-    writers = {split: _SplitWriter(work / prepared.file_of(split), tokenizer, dtype) for split in prepared.SPLITS}
-    for split, document in corpus.pieces():
-        writers[split].add(document.text)
-    splits = {split: writer.finish() for split, writer in writers.items()}
-    if sum(split["bytes"] for split in splits.values()) != corpus.bytes:
-        raise DataError(
-            "the source changed while it was read",
-            where="config.data.paths",
-            why=f"{corpus.bytes:,} bytes at first, {sum(split['bytes'] for split in splits.values()):,} later",
-            do="wait until the source is complete, then run again",
-        )
-    for name, split in splits.items():
-        log(f"data: {name}, {split['documents']} documents, {split['tokens']:,} tokens, {split['bytes']:,} bytes")
+    parts = [_write_part(config, corpus, tokenizer, dtype, work, log) for corpus in corpora]
     tokenizer.save(work / prepared.TOKENIZER)
     meta = {
         "format": prepared.FORMAT,
         "preparing": config.preparing(),
-        "source": {"kind": config.source, "names": corpus.names},
-        "splits": splits,
+        "packing": config.packing,
+        "length": config.length if config.segmented else 0,
+        "parts": parts,
+        "splits": {split: _total([part["splits"][split] for part in parts]) for split in prepared.SPLITS},
         "dtype": dtype.name,
         "tokenizer": tokenizer.digest,
         "vocab_size": tokenizer.vocabulary.size,
@@ -153,12 +199,64 @@ def _make(config: TextConfig, work: Path, log: Callable[[str], None]) -> None:
     prepared.write_description(work, meta)
 
 
-def _tokenizer(config: TextConfig, corpus: _Corpus) -> Tokenizer:
+def _called(part: Part) -> str:
+    return f"{part.name} ({part.source})" if part.name else part.source
+
+
+def _write_part(
+    config: Preparation, corpus: Corpus, tokenizer: Tokenizer, dtype: np.dtype, work: Path, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Writes the files of one part; what data.json says of it."""
+    name = corpus.part.name
+    (work / name).mkdir(exist_ok=True)
+    stems = {split: prepared.stem_of(work, name, split) for split in prepared.SPLITS}
+    writers = {split: SplitWriter(Path(f"{stem}.bin"), tokenizer, dtype) for split, stem in stems.items()}
+    for split, document in corpus.pieces():
+        writers[split].add(document.text)
+    splits = {split: writer.finish() for split, writer in writers.items()}
+    if sum(split["bytes"] for split in splits.values()) != corpus.bytes:
+        raise DataError(
+            "the source changed while it was read",
+            where=corpus.part.where("paths"),
+            why=f"{corpus.bytes:,} bytes at first, {sum(split['bytes'] for split in splits.values()):,} later",
+            do="wait until the source is complete, then run again",
+        )
+    for split, facts in splits.items():
+        called = f"{name} {split}".strip()
+        log(f"data: {called}, {facts['documents']} documents, {facts['tokens']:,} tokens, {facts['bytes']:,} bytes")
+        if config.segmented:
+            facts |= write_packing(Path(stems[split]), writers[split].lengths, config.length)
+            log(f"data: {called}, {facts['rows']:,} rows of whole documents, {facts['fill']:.2%} full")
+    prepared.sync_directory(work / name)
+    return {"name": name, "source": {"kind": corpus.part.source, "names": corpus.names}, "splits": splits}
+
+
+def _total(splits: list[dict[str, Any]]) -> dict[str, Any]:
+    """The counts of several splits together; the digest of one alone is its own."""
+    counts = {name: sum(split[name] for split in splits) for name in ("documents", "bytes", "tokens")}
+    joined = hashlib.sha256("".join(split["digest"] for split in splits).encode()).hexdigest()
+    return {**counts, "digest": splits[0]["digest"] if len(splits) == 1 else joined}
+
+
+def train_tokenizer(config: Preparation) -> tuple[Tokenizer, int, int]:
+    """(tokenizer, bytes of held-out text, tokens that it makes of them), without preparing anything.
+
+    The tokenizer that `prepare` would use for the configuration.
+    """
+    corpora = [Corpus(part, config.held_out) for part in config.parts]
+    tokenizer, texts = _tokenizer(config, corpora), []
+    for corpus in corpora:
+        texts += [document.text for split, document in corpus.pieces() if split == "held_out"]
+    tokens = sum(len(ids) for ids in tokenizer.encode_batch(texts))
+    return tokenizer, sum(len(text.encode()) for text in texts), tokens
+
+
+def _tokenizer(config: Preparation, corpora: list[Corpus]) -> Tokenizer:
     if config.tokenizer == "bytes":
         return Tokenizer.of_bytes()
     if config.tokenizer == "bpe":
         # Held-out text must not even choose the merges.
-        return Tokenizer.train((piece.text for split, piece in corpus.pieces() if split == "train"), config.vocab_size)
+        return Tokenizer.train(weighted_texts(corpora), config.vocab_size)
     path = Path(config.tokenizer).expanduser()
     if not path.is_file():
         raise ConfigError(
@@ -168,116 +266,3 @@ def _tokenizer(config: TextConfig, corpus: _Corpus) -> Tokenizer:
             do="write 'bpe', 'bytes' or the path of a tokenizer.json",
         )
     return Tokenizer.load(path)
-
-
-class _Corpus:
-    """The documents with text, each in its split. Read from the source at every pass, never held in memory whole.
-
-    Attributes:
-      documents: their number; bytes: of UTF-8 text; names: sha256 of all names.
-    """
-
-    def __init__(self, config: TextConfig):
-        self._config = config
-        self.documents = self.bytes = 0
-        fractions, names, first = [], hashlib.sha256(), None
-        for document in self._read():
-            first = first or document.name
-            fractions.append(_fraction(document.name))
-            names.update(document.name.encode("utf-8", "surrogateescape") + b"\n")
-            self.documents += 1
-            self.bytes += len(document.text.encode())
-        self.names = names.hexdigest()
-        if not fractions:
-            raise DataError(
-                "the corpus is empty",
-                where="config.data.paths",
-                why=f"no document of the source {config.source!r} contains text",
-                do="name files that contain text",
-            )
-        if self.documents > 1:
-            self._check_splits(sorted(fractions))
-        elif len(next(self._read()).text) < 2 or config.held_out <= 0:
-            raise DataError(
-                "a single document cannot be split",
-                where=f"config.data.paths: {first}",
-                why=f"{self.bytes} bytes, config.data.held_out is {config.held_out}",
-                do="add text, or set config.data.held_out above 0",
-            )
-
-    def pieces(self) -> Iterator[tuple[str, Document]]:
-        """(split, document). A single document is cut: its last fraction is held out."""
-        for name, text in self._read():
-            if self.documents > 1:
-                split = "held_out" if _fraction(name) < self._config.held_out else "train"
-                yield split, Document(name, text)
-            else:
-                cut = min(max(round(len(text) * (1 - self._config.held_out)), 1), len(text) - 1)
-                yield "train", Document(name, text[:cut])
-                yield "held_out", Document(name, text[cut:])
-
-    def _read(self) -> Iterator[Document]:
-        config = self._config
-        found = sources.documents(config.source, config.paths, config.field)
-        # An empty document would only teach that an end follows an end.
-        return (document for document in found if document.text)
-
-    def _check_splits(self, fractions: list[float]) -> None:
-        held_out = sum(fraction < self._config.held_out for fraction in fractions)
-        if 0 < held_out < self.documents:
-            return
-        if held_out:
-            what, do = "every document is held out", "lower config.data.held_out, or add documents"
-        else:
-            least = math.ceil(fractions[0] * 1e4 + 1) / 1e4
-            what, do = "no document is held out", f"set config.data.held_out to {least} or more, or add documents"
-        raise DataError(
-            what,
-            where="config.data.held_out",
-            why=f"{held_out} of {self.documents} documents have a name whose hash is below {self._config.held_out}",
-            do=do,
-        )
-
-
-def _fraction(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone: adding documents moves no other across the splits."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
-
-
-class _SplitWriter:
-    """Appends documents to one token file, an end id after each."""
-
-    def __init__(self, path: Path, tokenizer: Tokenizer, dtype: np.dtype):
-        self._stream = path.open("wb")
-        self._tokenizer, self._dtype = tokenizer, dtype
-        self._digest = hashlib.sha256()
-        self._texts: list[str] = []
-        self._characters = 0
-        self._documents = self._bytes = self._tokens = 0
-
-    def add(self, text: str) -> None:
-        self._texts.append(text)
-        self._characters += len(text)
-        if self._characters >= BATCH_CHARACTERS:
-            self._flush()
-
-    def finish(self) -> dict[str, Any]:
-        """Closes the file, forced to the disk: documents, bytes of text, tokens, and sha256 of the file."""
-        self._flush()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        counts = {"documents": self._documents, "bytes": self._bytes, "tokens": self._tokens}
-        return {**counts, "digest": self._digest.hexdigest()}
-
-    def _flush(self) -> None:
-        end = np.array([self._tokenizer.end])
-        for text, ids in zip(self._texts, self._tokenizer.encode_batch(self._texts), strict=True):
-            encoded = np.concatenate([ids, end]).astype(self._dtype).tobytes()
-            self._stream.write(encoded)
-            self._digest.update(encoded)
-            self._documents += 1
-            self._bytes += len(text.encode())
-            self._tokens += len(ids) + 1
-        self._texts, self._characters = [], 0

@@ -24,6 +24,8 @@ SPECIAL_NAMES = {
     "pad": (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>"),
     "eos": (END, "<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>"),
 }
+# Bytes that tokenizers of other makers were trained without: control characters, and what no assigned character begins with.
+RARE = {*range(0x20), 0x7F, 0xC0, 0xC1, *range(0xF1, 0x100)} - {*b"\t\n\r"}
 # Leading and inner blanks, line ends, a combining accent, a ligature: what normalisers and prefix rules change.
 PROBE = "a  b\n\t\r\n  e\u0301 \u00e9 \ufb01 \u2167 \u6f22 \U0001f642 'll 0123 "
 
@@ -41,7 +43,8 @@ class Tokenizer:
     Special tokens never come from text: "<|eos|>" in a document is encoded as its seven characters.
 
     Attributes:
-      vocabulary: number of ids, and the specials ("pad", 0), ("eos", 1) (other ids in a tokenizer from elsewhere).
+      vocabulary: number of ids, and the specials ("pad", 0), ("eos", 1) (other ids in a tokenizer from elsewhere; one without
+        padding gets an id of its own for it, the last, which is in no file).
       bytes_per_token: int32[V], how many bytes of text each id stands for; 0 for specials.
       digest: sha256 of the canonical JSON.
     """
@@ -53,8 +56,9 @@ class Tokenizer:
         self.digest = hashlib.sha256(_canonical(description)).hexdigest()
         added = {token["content"]: token for token in description.get("added_tokens", ())}
         self.vocabulary = _vocabulary(inner, added, where)
-        self._pieces = _pieces(inner, added, where)
+        self._pieces = _pieces(inner, added, where) + (b"",) * self.vocabulary.added
         self.bytes_per_token = np.array([len(piece) for piece in self._pieces], np.int32)
+        self._lacking = _missing(inner.get_vocab(with_added_tokens=True))
         self._refuse_loss(where)
 
     @classmethod
@@ -102,7 +106,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Reads a tokenizer.json: one of ours, or any lossless byte-level BPE with pad and end-of-text tokens.
+        """Reads a tokenizer.json: one of ours, or any lossless byte-level BPE with an end-of-text token.
 
         Raises DataError naming the file when it is missing, damaged, or not such a tokenizer.
         """
@@ -127,14 +131,20 @@ class Tokenizer:
         Path(path).write_text(self._inner.to_str(pretty=True), encoding="utf-8")
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        """The ids of each text, int32[n], without special tokens. Raises DataError for half a surrogate pair."""
+        """The ids of each text, int32[n], without special tokens.
+
+        Raises DataError for half a surrogate pair, and for a byte that the tokenizer has no token for.
+        """
         try:
             encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError as error:
             raise DataError(
                 "a text is not valid Unicode", why=str(error), do="give strings without lone surrogates"
             ) from error
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        if self._lacking:
+            self._refuse_lost_bytes(texts)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; specials are left out, bytes that form no character (a cut one) become U+FFFD.
@@ -149,6 +159,18 @@ class Tokenizer:
     def end(self) -> int:
         """The id that ends a document."""
         return self.vocabulary.special("eos")
+
+    def _refuse_lost_bytes(self, texts: list[str]) -> None:
+        """Because the library leaves out, silently, what has no token."""
+        for text in texts:
+            lost = set(text.encode()) & set(self._lacking)
+            if lost:
+                raise DataError(
+                    "the tokenizer has no token for a byte of the text",
+                    where=f"{text[:40]!r} ...",
+                    why=f"bytes {sorted(lost)}; it lacks {self._lacking}",
+                    do="remove those characters from the text, or use another tokenizer",
+                )
 
     def _refuse_loss(self, where: str) -> None:
         ids = self.encode_batch([PROBE])[0]
@@ -174,9 +196,11 @@ def _vocabulary(inner: tokenizers.Tokenizer, added: dict[str, dict], where: str)
             why=f"{len(known)} tokens, largest id {max(known.values(), default=-1)}",
             do="use a tokenizer whose ids are 0 .. size - 1",
         )
-    specials = []
+    specials, size = [], len(known)
     for name, spellings in SPECIAL_NAMES.items():
         found = next((known[spelling] for spelling in spellings if added.get(spelling, {}).get("special")), None)
+        if found is None and name == "pad":  # GPT-2 has none; the end of text cannot serve, since it is a target
+            found, size = size, size + 1
         if found is None:
             raise DataError(
                 f"a tokenizer has no {name!r} token",
@@ -185,14 +209,19 @@ def _vocabulary(inner: tokenizers.Tokenizer, added: dict[str, dict], where: str)
                 do="add one of them to the tokenizer, or train one: config.data.tokenizer = 'bpe'",
             )
         specials.append((name, found))
-    return Vocabulary(len(known), tuple(specials))
+    return Vocabulary(size, tuple(specials), size - len(known))
+
+
+def _missing(known: dict[str, int]) -> list[int]:
+    """The bytes that no token of the vocabulary stands for."""
+    return [byte for byte, character in enumerate(byte_characters()) if character not in known]
 
 
 def _pieces(inner: tokenizers.Tokenizer, added: dict[str, dict], where: str) -> tuple[bytes, ...]:
     """The bytes of each id; none for special tokens."""
     known = inner.get_vocab(with_added_tokens=True)
     byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-    missing = [byte for character, byte in byte_of.items() if character not in known]
+    missing = [byte for byte in _missing(known) if byte not in RARE]
     if missing:
         raise DataError(
             "a tokenizer is not byte-level",

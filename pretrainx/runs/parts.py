@@ -47,7 +47,9 @@ def lay_out(recipe: Recipe, devices=None) -> tuple[Rules, int]:
 
 def assemble(recipe: Recipe, vocabulary: Vocabulary, devices=None) -> Parts:
     """The parts of a recipe over `devices` (default: all). ConfigError where mesh, batch and model do not fit."""
-    objective = recipe.objective.build(recipe.model, vocabulary, recipe.data.length, recipe.precision)
+    objective = recipe.objective.build(
+        recipe.model, vocabulary, recipe.data.length, recipe.precision, recipe.data.segmented
+    )
     rules, rows_per_device = lay_out(recipe, devices)
     options = Options(rules, recipe.seed, recipe.train.microbatches, recipe.ema.decay, recipe.guard)
     found = states.layout(objective, recipe.train.batch_size)

@@ -8,20 +8,23 @@ from typing import Any
 
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
-from pretrainx.data.text import TextConfig
+from pretrainx.data.text import MixtureConfig, TextConfig
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
 from pretrainx.optim.optimizer import OPTIMIZERS
 from pretrainx.optim.schedules import SCHEDULES
+from pretrainx.parallel.distributed import DistributedConfig
 from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.training.guard import GuardConfig
 from pretrainx.training.loop import LoopConfig
+from pretrainx.training.tensorboard import WritersConfig
+from pretrainx.training.watchdog import WatchdogConfig
 
 # A new objective, model or data set is one file and one line here.
 OBJECTIVES = {"autoregressive": AutoregressiveConfig}
 MODELS = {"decoder": DecoderConfig}
-DATA = {"text": TextConfig}
+DATA = {"text": TextConfig, "mixture": MixtureConfig}
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,13 @@ class Recipe:
     precision: Precision = Precision()
     ema: EmaConfig = EmaConfig()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     resume: str = field(default="auto", metadata={"choices": ("auto", "never")})
     guard: GuardConfig = GuardConfig()
     evals: EvalConfig = EvalConfig()
+    writers: WritersConfig = WritersConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
     def __post_init__(self):
         self.schedule.over(self.train.steps)

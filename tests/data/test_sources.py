@@ -84,3 +84,57 @@ def test_source_and_paths_must_fit():
         documents("text")
     with pytest.raises(ConfigError, match="takes no paths"):
         documents("stdlib", ("a",))
+
+
+def write_records(path, records, options="group_size:1"):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), options)
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def test_records_are_texts_or_objects_as_the_first_of_a_file_says(tmp_path):
+    texts = [f"text {index} \u00e9\r\n" for index in range(600)]
+    write_records(tmp_path / "a.array_record", [text.encode() for text in texts])
+    objects = [json.dumps({"body": text}).encode() for text in texts[:3]]
+    write_records(tmp_path / "b.arrayrecord", objects)
+    write_records(tmp_path / "c.array_record", [b"plain", objects[0]])
+    (tmp_path / "notes.txt").write_text("not read")
+    found = list(documents("array_record", (str(tmp_path),), "body"))
+    assert [document.text for document in found[:600]] == texts
+    assert [document.name for document in found[599:604]] == [
+        "a.array_record:599", "b.arrayrecord:0", "b.arrayrecord:1", "b.arrayrecord:2", "c.array_record:0",
+    ]  # fmt: skip
+    assert [document.text for document in found[600:]] == [*texts[:3], "plain", objects[0].decode()]
+    with pytest.raises(DataError, match="did you mean 'body'") as caught:
+        list(documents("array_record", (str(tmp_path / "b.arrayrecord"),), "boddy"))
+    assert "b.arrayrecord: record 0" in str(caught.value)
+
+
+@pytest.mark.parametrize("bad, says", [(b"\xff", "not valid UTF-8"), (b"cut {", "not JSON"), (b"[1]", "holds a list")])
+def test_a_bad_record_is_named_by_file_and_number(tmp_path, bad, says):
+    path = tmp_path / "x.array_record"
+    write_records(path, [b'{"text": "good"}'] * 300 + [bad])
+    with pytest.raises(DataError) as caught:
+        list(documents("array_record", (str(path),)))
+    assert f"{path}: record 300" in str(caught.value) and says in str(caught.value) and caught.value.do
+
+
+def test_a_damaged_or_cut_record_file_is_named(tmp_path):
+    path = tmp_path / "x.array_record"
+    write_records(path, [b"%05d" % index * 40 for index in range(500)], "group_size:1,uncompressed")
+    intact = path.read_bytes()
+    at = intact.index(b"00321" * 40)
+    path.write_bytes(intact[:at] + b"9" + intact[at + 1 :])
+    with pytest.raises(DataError) as caught:
+        list(documents("array_record", (str(path),)))
+    assert f"{path}: record 321" in str(caught.value)
+    for size in (0, 100, at, len(intact) // 2, len(intact) - 1):
+        path.write_bytes(intact[:size])
+        with pytest.raises(DataError, match="x.array_record"):
+            list(documents("array_record", (str(path),)))
+    path.write_text("this is no such file")
+    with pytest.raises(DataError, match="damaged or incomplete"):
+        list(documents("array_record", (str(path),)))

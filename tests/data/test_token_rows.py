@@ -8,7 +8,8 @@ import pytest
 
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.data.rows import TokenRows, TrainingRows, held_out_batches
+from pretrainx.data.held_out import held_out_batches
+from pretrainx.data.rows import TokenRows, TrainingRows
 
 VOCABULARY = Vocabulary(1000, (("pad", 0), ("eos", 1)))
 

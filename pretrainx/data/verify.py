@@ -1,0 +1,63 @@
+"""Prepared text looked at from end to end: digests, ids, and the counts that data.json gives, counted again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrainx.data.prepared import SPLITS, PreparedText, damaged, open_prepared, stem_of
+
+# Tokens looked at together.
+CHUNK = 1 << 22
+
+
+def verify(directory: str | Path) -> list[str]:
+    """A line for each split of each part. Raises DataError naming the first file that is not as it should be.
+
+    Every file is read: its sha256, the range of its ids, the documents, bytes and tokens it holds, and, where documents
+    are packed, that the rows hold every target of the stream exactly once.
+    """
+    text, lines = open_prepared(directory), []
+    for part in text.names:
+        for split in SPLITS:
+            facts = text.split(split, part)
+            _check_stream(text, part, split, facts)
+            line = f"{facts['documents']:,} documents, {facts['tokens']:,} tokens, {facts['bytes']:,} bytes"
+            if text.segmented:
+                _check_packing(text, part, split, facts)
+                line += f", {facts['rows']:,} rows, {facts['fill']:.2%} full"
+            lines.append(f"{part} {split}".strip() + f": {line}")
+    return lines
+
+
+def _check_stream(text: PreparedText, part: str, split: str, facts: dict[str, Any]) -> None:
+    path, tokens = Path(stem_of(text.directory, part, split) + ".bin"), np.asarray(text.tokens(split, part))
+    found = {"tokens": len(tokens), "documents": 0, "bytes": 0}
+    for first in range(0, len(tokens), CHUNK):
+        chunk = tokens[first : first + CHUNK]
+        text.vocabulary.check(chunk, f"{path}, tokens {first} to {first + len(chunk) - 1}")
+        found["documents"] += int((chunk == text.tokenizer.end).sum())
+        found["bytes"] += int(text.tokenizer.bytes_per_token[chunk].sum())
+    for name, count in found.items():
+        if count != facts[name]:
+            raise damaged(path, f"{count} {name}, data.json says {facts[name]}")
+
+
+def _check_packing(text: PreparedText, part: str, split: str, facts: dict[str, Any]) -> None:
+    stem, length = stem_of(text.directory, part, split), text.meta["length"]
+    borders = np.fromfile(f"{stem}.rows.bin", "<i8")
+    pieces = np.fromfile(f"{stem}.pieces.bin", "<i8").reshape(-1, 2)
+    rising = len(borders) == facts["rows"] + 1 and borders[0] == 0 and (np.diff(borders) > 0).all()
+    if not rising or not borders[-1] == len(pieces) == facts["pieces"]:
+        raise damaged(Path(f"{stem}.rows.bin"), "its rows do not follow one another through the pieces")
+    if (np.add.reduceat(pieces[:, 1], borders[:-1]) > length + 1).any():
+        raise damaged(Path(f"{stem}.pieces.bin"), f"a row holds more than {length + 1} tokens")
+    starts, counts = pieces[np.argsort(pieces[:, 0])].T
+    ends = np.flatnonzero(np.asarray(text.tokens(split, part)) == text.tokenizer.end)
+    # In the stream's order, a piece begins where the last ended: at its last token, or after it where a document ended.
+    last = starts + counts - 1
+    expected = np.concatenate([[0], np.where(np.isin(last[:-1], ends), last[:-1] + 1, last[:-1])])
+    if (starts != expected).any() or last[-1] != facts["tokens"] - 1:
+        raise damaged(Path(f"{stem}.pieces.bin"), "its pieces do not hold every target exactly once")

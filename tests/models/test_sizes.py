@@ -1,0 +1,95 @@
+"""Parameters and FLOPs per token are the published integers: those of recipes through their own configuration files."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrainx.cli.config_file import load
+from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.sizes import CONVENTIONS, decoder_flops_per_token, decoder_parameters, visible_keys
+from pretrainx.runs.recipe import parse
+
+ROOT = Path(__file__).parents[2]
+LLAMA = dict(positions="rotary", norm="rms", activation="silu", gated=True, bias=False, tied=False)
+
+
+def gpt2(width, depth, heads, **extra):
+    return DecoderConfig(width=width, depth=depth, heads=heads, **extra), 50257, 1024
+
+
+def llama(width, depth, heads, shared, hidden, vocab_size, length):
+    return DecoderConfig(width, depth, heads, kv_heads=shared, mlp_width=hidden, **LLAMA), vocab_size, length
+
+
+PARAMETERS = {
+    "GPT-2": (gpt2(768, 12, 12), 124_439_808),
+    "GPT-2 medium": (gpt2(1024, 24, 16), 354_823_168),
+    "GPT-2 large": (gpt2(1280, 36, 20), 774_030_080),
+    "GPT-2 XL": (gpt2(1600, 48, 25), 1_557_611_200),
+    "nanoGPT 124M, no biases": (
+        gpt2(768, 12, 12, bias=False),
+        124_337_664 + 25 * 768,
+    ),  # its norms have no biases either
+    "LLaMA 2 7B": (llama(4096, 32, 32, 32, 11008, 32000, 4096), 6_738_415_616),
+    "LLaMA 2 13B": (llama(5120, 40, 40, 40, 13824, 32000, 4096), 13_015_864_320),
+    "LLaMA 2 70B": (llama(8192, 80, 64, 8, 28672, 32000, 4096), 68_976_648_192),
+    "LLaMA 3 8B": (llama(4096, 32, 32, 8, 14336, 128256, 8192), 8_030_261_248),
+    "LLaMA 3 70B": (llama(8192, 80, 64, 8, 28672, 128256, 8192), 70_553_706_496),
+    "LLaMA 3.1 405B": (llama(16384, 126, 128, 8, 53248, 128256, 8192), 405_853_388_800),
+    "TinyLlama": (llama(2048, 22, 32, 4, 5632, 32000, 2048), 1_100_048_384),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters(name):
+    sizes, wanted = PARAMETERS[name]
+    assert decoder_parameters(*sizes) == wanted
+
+
+@pytest.mark.parametrize(
+    "config, wanted",
+    [
+        ("gpt2_124m.py", 124_439_808),
+        ("gpt2_124m.py:medium", 354_823_168),
+        ("gpt2_124m.py:large", 774_030_080),
+        ("gpt2_124m.py:xl", 1_557_611_200),
+        ("llama_1b.py", 1_100_048_384),
+        ("llama_8b.py", 8_030_261_248),
+    ],
+)
+def test_recipes_have_the_published_sizes(config, wanted):
+    recipe = parse(load(str(ROOT / "configs/lm" / config)))
+    assert decoder_parameters(recipe.model, recipe.data.vocab_size, recipe.data.length) == wanted
+
+
+FLOPS = {
+    "6n": (746_638_848, 40_430_493_696, 48_181_567_488),
+    "6n_hidden": (509_607_936, 38_856_032_256, 41_875_931_136),
+    "kaplan": (566_231_040, 42_077_257_728, 48_318_382_080),
+    "6n_products": (741_192_192, 39_642_464_256, 45_027_950_592),
+    "palm": (855_166_464, 46_086_512_640, 57_914_449_920),
+    "matmul_full": (854_438_400, 46_084_915_200, 57_912_852_480),
+    "matmul_causal": (797_870_592, 42_864_476_160, 51_471_187_968),
+    "levanter": (855_765_504, 46_122_663_936, 57_988_349_952),
+    "deepseek": (622_854_144, 45_097_156_608, 51_539_607_552),
+}
+
+
+@pytest.mark.parametrize("convention", FLOPS)
+def test_flops_per_token(convention):
+    """Of GPT-2 124M at T 1024, LLaMA 2 7B at 4096, LLaMA 3 8B at 8192."""
+    models = [PARAMETERS[name][0] for name in ("GPT-2", "LLaMA 2 7B", "LLaMA 3 8B")]
+    assert tuple(decoder_flops_per_token(*sizes, convention) for sizes in models) == FLOPS[convention]
+
+
+def test_every_convention_is_checked():
+    assert FLOPS.keys() == CONVENTIONS.keys()
+    assert decoder_flops_per_token(*PARAMETERS["GPT-2"][0]) == FLOPS["matmul_causal"][0], "what MFU is stated by"
+    with pytest.raises(ValueError, match="unknown convention 'chinchilla'"):
+        decoder_flops_per_token(*PARAMETERS["GPT-2"][0], "chinchilla")
+
+
+@pytest.mark.parametrize("length, window", [(7, 0), (7, 3), (7, 7), (7, 20), (1, 1)])
+def test_visible_keys(length, window):
+    seen = [min(t + 1, window or length) for t in range(length)]
+    assert visible_keys(length, window) == pytest.approx(sum(seen) / length)
