@@ -26,11 +26,16 @@ setup(
         "ml-collections>=1.1.0",
         "chex>=0.1.92",
         "numpy>=2.1",
+        "tensorboardX>=2.6",
         "tokenizers>=0.23",
+        "safetensors>=0.6",
         "matplotlib>=3.10",
     ],
     extras_require={
         "test": ["pytest>=9", "pytest-xdist>=3.8", "pytest-timeout>=2.3", "hypothesis>=6", "ruff>=0.17,<0.18"],
+        "gguf": ["gguf>=0.17"],
+        # Exact: equality is claimed with these, and this torch is the last that has a small CPU build.
+        "parity": ["torch==2.13.0", "transformers==5.23.0", "gguf>=0.17"],
         "cuda": ["jax[cuda12]>=0.10.0,<0.11"],
         "tpu": ["jax[tpu]>=0.10.0,<0.11"],
     },

@@ -23,20 +23,22 @@ LAYERS, WIDTH, HEADS, LENGTH, ROWS, VOCABULARY = 4, 256, 4, 256, 8, 8192
 KEPT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 
-def tokens():
+def tokens(rows: int = ROWS, length: int = LENGTH, vocab_size: int = VOCABULARY):
     """int32[B, T + 1], the same on every side."""
     import numpy as np
 
-    return np.random.default_rng(0).integers(2, VOCABULARY, (ROWS, LENGTH + 1)).astype(np.int32)
+    return np.random.default_rng(0).integers(2, vocab_size, (rows, length + 1)).astype(np.int32)
 
 
-def pretrainx_side(dtype: str):
-    """A function that takes one step and returns its loss."""
+def make_step(config, vocab_size: int, length: int, rows: int, dtype: str):
+    """A function that takes one step of the run's own train step on random tokens and returns the loss on the device.
+
+    Imports neither grain nor ml_collections: an accelerator's host may lack them.
+    """
     import jax
     import numpy as np
 
     from pretrainx.core.vocabulary import Vocabulary
-    from pretrainx.models.decoder import DecoderConfig
     from pretrainx.models.layers import Precision
     from pretrainx.objectives.autoregressive import AutoregressiveConfig
     from pretrainx.optim.optimizer import AdamWConfig, Optimizer
@@ -48,21 +50,30 @@ def pretrainx_side(dtype: str):
     from pretrainx.training.step import Options, make_train_step
 
     keep_compiled_programs()
-    config = DecoderConfig(width=WIDTH, depth=LAYERS, heads=HEADS, unroll=0)
-    vocabulary = Vocabulary(VOCABULARY, (("pad", 0), ("eos", 1)))
-    objective = AutoregressiveConfig().build(config, vocabulary, LENGTH, Precision("float32", dtype))
-    options, found = Options(Rules(make_mesh())), states.layout(objective, ROWS)
+    vocabulary = Vocabulary(vocab_size, (("pad", 0), ("eos", 1)))
+    objective = AutoregressiveConfig().build(config, vocabulary, length, Precision("float32", dtype))
+    options, found = Options(Rules(make_mesh())), states.layout(objective, rows)
     optimizer = Optimizer(AdamWConfig(), ConstantConfig(peak=6e-4).over(1000), 1.0, found.params_axes)
-    state = states.create(objective, optimizer, options, found, ROWS)
+    state = states.create(objective, optimizer, options, found, rows)
     step = make_train_step(objective, optimizer, options, state)
-    batch = {"tokens": jax.numpy.asarray(tokens()), "valid": np.ones(ROWS, bool)}
+    batch = {"tokens": tokens(rows, length, vocab_size), "valid": np.ones(rows, bool)}
+    batch = {name: jax.device_put(array, options.rules.rows(array.shape)) for name, array in batch.items()}
 
     def take():
         nonlocal state
         state, metrics = step(state, batch)
-        return float(metrics["loss"])
+        return metrics["loss"]
 
     return take
+
+
+def pretrainx_side(dtype: str):
+    """A function that takes one step and returns its loss."""
+    from pretrainx.models.decoder import DecoderConfig
+
+    config = DecoderConfig(width=WIDTH, depth=LAYERS, heads=HEADS, unroll=0)
+    take = make_step(config, VOCABULARY, LENGTH, ROWS, dtype)
+    return lambda: float(take())
 
 
 def torch_side(dtype: str, compiled: bool):

@@ -9,4 +9,8 @@ def __getattr__(name: str):
         from pretrainx.training.step import make_train_step
 
         return make_train_step
+    if name == "load":
+        from pretrainx.runs.load import load
+
+        return load
     raise AttributeError(f"module 'pretrainx' has no attribute {name!r}")

@@ -21,6 +21,7 @@ FLOORS = {
     "training": 5,
     "evals": 5,
     "report": 5,
+    "interop": 5,
     "runs": 6,
     "cli": 7,
 }

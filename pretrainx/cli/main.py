@@ -7,12 +7,14 @@ import sys
 import traceback
 from typing import Any
 
-from pretrainx.cli import runs
+from pretrainx.cli import checkpoints, data, generate, interop, runs
 from pretrainx.cli.arguments import EVERYWHERE, Command, find, parse
 from pretrainx.core.errors import ConfigError, Interrupted, OutOfMemoryError, PretrainxError
 
 # One module per family of commands; a name of two words ("data prepare") is a family and a command of it.
-COMMANDS = {command.name: command for module in (runs,) for command in module.COMMANDS}
+COMMANDS = {
+    command.name: command for module in (runs, generate, data, checkpoints, interop) for command in module.COMMANDS
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,7 +88,11 @@ def _fail(error: PretrainxError, with_traceback: bool) -> int:
         traceback.print_exc()
     # Nothing may follow the block: tasks of a failed save are logged when they are collected, often as the process ends.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    print(error.block(), file=sys.stderr, flush=True)
+    company: Any = sys.modules.get("pretrainx.parallel.distributed")  # where it is not loaded, this process is alone
+    if company is None or company.leads() or not error.shared:
+        print(error.block(), file=sys.stderr, flush=True)
+    if company is not None:
+        company.leave(error.exit_code)
     return error.exit_code
 
 

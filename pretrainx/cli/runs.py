@@ -1,8 +1,8 @@
-"""The commands on a run: train, report."""
+"""The commands on a run: train, replay, report."""
 
 from __future__ import annotations
 
-from pretrainx.cli.arguments import Arguments, Command, Flag
+from pretrainx.cli.arguments import Arguments, Command, Flag, whole_number
 
 
 def _train(arguments: Arguments) -> int:
@@ -11,10 +11,21 @@ def _train(arguments: Arguments) -> int:
 
     values = load(arguments.flags["config"], arguments.overrides)
     allowed = tuple(filter(None, arguments.flags.get("allow_change", "").split(",")))
+    if "dry_run" in arguments.flags:
+        from pretrainx.runs.dry_run import dry_run
+
+        return dry_run(values, arguments.flags["workdir"], allowed, load(arguments.flags["config"]))
     with Signals():  # imports take seconds: a signal that comes meanwhile ends the run as it would later
         from pretrainx.runs.train import train
 
         return train(values, arguments.flags["workdir"], allowed)
+
+
+def _replay(arguments: Arguments) -> int:
+    from pretrainx.runs.replay import replay
+
+    numbers = {name: whole_number(arguments, name) for name in ("step", "rows", "forward") if name in arguments.flags}
+    return replay(arguments.flags["workdir"], **numbers)
 
 
 def _report(arguments: Arguments) -> int:
@@ -33,8 +44,20 @@ COMMANDS = (
             Flag("config", "a config file, or a run's config.json", "FILE[:ARG]", required=True),
             Flag("workdir", "the directory of the run", "DIR", required=True),
             Flag("allow_change", "on resume, what may differ from the checkpoint (such as data)", "KEY,..."),
+            Flag("dry_run", "do everything but train: show config, parameters, memory, disk, the first batch"),
         ),
         overrides=True,
+    ),
+    Command(
+        "replay",
+        "make one step's batch again: its rows as text, the loss of each, and whether the logged loss reproduces",
+        _replay,
+        (
+            Flag("workdir", "the directory of the run", "DIR", required=True),
+            Flag("step", "the batch that the update from step N to N + 1 read", "N", required=True),
+            Flag("rows", "how many rows to show as text, those of the largest loss (default 4)", "K"),
+            Flag("forward", "roll forward from a checkpoint that is at most so many steps earlier (default 20)", "K"),
+        ),
     ),
     Command(
         "report",

@@ -10,6 +10,7 @@ class PretrainxError(Exception):
     """
 
     exit_code = 1
+    shared = False  # whether all processes of a run raise it, so that one of them need show it
 
     def __init__(self, what: str, *, where: str = "", why: str = "", do: str = ""):
         super().__init__(what)
@@ -57,16 +58,24 @@ class NonFiniteError(PretrainxError):
     exit_code = 6
 
 
+class HangError(PretrainxError):
+    """No progress: the watchdog's limit is over, or other processes of the run did not come."""
+
+    exit_code = 7
+
+
 class Preempted(PretrainxError):
     """A signal asked the run to end; its state is saved. Running the same command again resumes."""
 
     exit_code = 75
+    shared = True
 
 
 class Interrupted(PretrainxError):
     """A person stopped the run; its state is saved, a launcher does not restart it."""
 
     exit_code = 130
+    shared = True
 
 
 def nearest(name: str, names) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pretrainx.core import random
 from pretrainx.objectives.objective import Objective
+from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules, constrain
 
 
@@ -62,7 +63,8 @@ def generate(
     known = 1 << (int(starts.min()).bit_length() - 1)  # powers of two: few programs for prompts of any length
     key = random.stream(seed, random.EVALUATE, 2**31 - 1)
     temperatures = np.asarray(temperatures, np.float32)
-    filled = np.asarray(continued(objective, rules, known, params, extras, tokens, starts, temperatures, end, key))
+    filled = continued(objective, rules, known, params, extras, tokens, starts, temperatures, end, key)
+    filled = np.asarray(distributed.settled(filled))
     found = []
     for start, row in zip(starts, filled, strict=True):
         row = row[start : start + max_tokens]

@@ -13,6 +13,7 @@ import numpy as np
 from pretrainx.core import random
 from pretrainx.core.records import Outcome
 from pretrainx.objectives.objective import Batch, Objective
+from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules
 
 
@@ -53,7 +54,7 @@ class HeldOut:
             if stop():
                 return {}
             key = random.stream(self.seed, random.EVALUATE, index)
-            found = score(self.objective, self.rules, params, extras, batch, key, step)
+            found = distributed.settled(score(self.objective, self.rules, params, extras, batch, key, step))
             for total, weight, mean in [jax.device_get(found)]:
                 add(totals, total)
                 add(weights, weight)

@@ -185,7 +185,8 @@ class MLP(nn.Module):
             "act_mlp",
         )
         # In float32 whatever is stored: bfloat16 elementwise work is three times slower on CPU, and no more exact.
-        activate = lambda y: ACTIVATIONS[config.activation](wide(y))
+        # Its own intermediates are made again from its input: kept, they would be most of what a block keeps.
+        activate = jax.checkpoint(lambda y: ACTIVATIONS[config.activation](wide(y)))
         y = activate(grow("gate")) * wide(grow("up")) if config.gated else activate(grow("up"))
         y = y.astype(precision.compute)
         return Linear(hidden, width, self.output_std, config.bias, precision, name="down")(y)

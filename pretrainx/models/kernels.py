@@ -87,17 +87,47 @@ def _blocks(query, key, value, window, segments, filled):
     return (found[0] if count == 1 else jnp.concatenate(found, axis=2)).swapaxes(1, 2)
 
 
+@jax.custom_vjp
 def _softmax(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """query [B, H, T, K], key and value [B, N, S, K], mask bool[T, S] or [B, 1, T, S] -> [B, H, T, K]."""
+    """query [B, H, T, K], key and value [B, N, S, K], mask bool[T, S] or [B, 1, T, S] -> [B, H, T, K].
+
+    Of the scores only the probabilities are kept for the gradient; autodiff keeps three arrays of their size.
+    """
+    return _softmax_forward(query, key, value, mask)[0]
+
+
+def _grouped(x: jax.Array, shared: int) -> jax.Array:
+    """[B, H, T, ...] -> [B, N, H / N x T, ...]: the queries that share a key head are one product."""
+    batch, heads, times, size = x.shape
+    return x.reshape(batch, shared, heads // shared * times, size)
+
+
+def _softmax_forward(query, key, value, mask):
     batch, heads, times, size = query.shape
-    shared = key.shape[1]
+    grouped = _grouped(query, key.shape[1])
     wider = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(batch, shared, heads // shared * times, size)
     scores = jnp.einsum("bntk,bnsk->bnts", grouped, key, preferred_element_type=wider) * size**-0.5
     # Finite: a row with nothing allowed is uniform, not NaN.
     scores = jnp.where(mask, scores.reshape(batch, heads, times, -1), jnp.finfo(wider).min / 2)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype).reshape(*grouped.shape[:3], -1)
-    return jnp.einsum("bnts,bnsk->bntk", weights, value).reshape(query.shape)
+    weights = _grouped(jax.nn.softmax(scores, axis=-1).astype(value.dtype), key.shape[1])
+    found = jnp.einsum("bnts,bnsk->bntk", weights, value).reshape(query.shape)
+    return found, (grouped, key, value, weights)
+
+
+def _softmax_backward(saved, gradient):
+    query, key, value, weights = saved
+    shape, gradient = gradient.shape, _grouped(gradient, key.shape[1])
+    wider = jnp.promote_types(query.dtype, jnp.float32)
+    to_value = jnp.einsum("bnts,bntk->bnsk", weights, gradient)
+    to_weights = jnp.einsum("bntk,bnsk->bnts", gradient, value, preferred_element_type=wider)
+    moved = (to_weights * weights).sum(-1, keepdims=True)
+    # Where the mask is False the weight is 0, or all of a row's are equal and its loss has weight 0.
+    to_scores = (weights * (to_weights - moved) * query.shape[-1] ** -0.5).astype(query.dtype)
+    to_query = jnp.einsum("bnts,bnsk->bntk", to_scores, key).reshape(shape)
+    return to_query, jnp.einsum("bnts,bntk->bnsk", to_scores, query), to_value, None
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def matmul(x: jax.Array, kernel: jax.Array, dtype: str) -> jax.Array:

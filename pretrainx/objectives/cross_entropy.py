@@ -11,7 +11,8 @@ from pretrainx.core.records import Outcome
 from pretrainx.models.layers import wide
 from pretrainx.parallel.rules import constrain
 
-CHUNK_LOGITS = 2**22  # of a row: 16 MiB in float32
+# Logits of a row in a chunk: about so many while there are few chunks, and never more than the second.
+CHUNK_LOGITS, MOST_LOGITS, FEW = 2**18, 2**22, 16
 
 
 def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -21,7 +22,8 @@ def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 def chunks_for(length: int, vocab_size: int) -> int:
     """Into how many chunks rows of T tokens are cut: at least 4 where T allows, more as the vocabulary grows."""
-    wanted = max(4, -(-length * vocab_size // CHUNK_LOGITS))
+    logits = length * vocab_size
+    wanted = max(4, min(FEW, -(-logits // CHUNK_LOGITS)), -(-logits // MOST_LOGITS))
     return next(count for count in range(min(wanted, length), length + 1) if length % count == 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -13,28 +14,30 @@ import jax
 
 from pretrainx import __version__
 from pretrainx.core import config as strict
-from pretrainx.core.errors import ConfigError, DataError, nearest
+from pretrainx.core.errors import ConfigError
 from pretrainx.core.readable import duration, quantity
 from pretrainx.data.loader import Prefetch, place
 from pretrainx.data.prepared import PreparedText
-from pretrainx.data.rows import TokenRows, TrainingRows
 from pretrainx.data.text import prepare
+from pretrainx.parallel import distributed
 from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.parallel.host_memory import keep_freed_memory
+from pretrainx.runs.disk import DiskNeed, disk_need
 from pretrainx.runs.evaluation import Evaluation
+from pretrainx.runs.parameters import lines
 from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import Recipe, parse
+from pretrainx.runs.resume import blame, go_on, owes_evaluation, refuse_unknown
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.loop import Loop
 from pretrainx.training.peak import peak_flops
-from pretrainx.training.restore import MisfitError, Restored, read_meta, restore_params, steps_in
+from pretrainx.training.restore import MisfitError, restore_params, steps_in
 from pretrainx.training.signals import Signals
 from pretrainx.training.step import make_train_step
-from pretrainx.training.writers import Journal, read
-
-# What `--allow_change` takes.
-CHANGEABLE = ("data",)
+from pretrainx.training.tensorboard import tensorboard
+from pretrainx.training.watchdog import Watchdog
+from pretrainx.training.writers import Journal, ProcessLog
 
 
 def train(
@@ -42,36 +45,33 @@ def train(
 ) -> int:
     """Trains the run of a configuration in `workdir`, or goes on with it; returns the exit code 0.
 
-    `allow_change` names what may differ from the checkpoint on resume ("data"). Raises PretrainxError for everything that
-    ends a run otherwise; a signal is answered by saving the very step first.
+    `allow_change` names sections or keys of the config that may differ from the checkpoint on resume. Raises PretrainxError
+    for everything that ends a run otherwise; a signal is answered by saving the very step first.
     """
     began = time.time()
     recipe, workdir = parse(values), Path(workdir)
-    refuse_unknown(allow_change)
-    refuse_if_never(recipe, workdir)
+    refuse_unknown(allow_change, recipe)
+    distributed.start(recipe.distributed, say)
+    say = say if distributed.leads() else lambda text: None
+    refuse_unlike(recipe, workdir)
+    distributed.decided("workdir", lambda: refuse_if_never(recipe, workdir))
     keep_compiled_programs()
     lay_out(recipe)  # a mesh or batch that cannot be is refused before anything is written
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            "the workdir cannot be made",
-            where=f"--workdir={workdir}",
-            why=error.strerror or str(error),
-            do="name a directory that can be written",
-        ) from error
-    with Journal(workdir) as journal, Signals() as signals:
+    distributed.decided("workdir", lambda: make(workdir))
+    with (
+        Journal(workdir) if distributed.leads() else ProcessLog(workdir, distributed.index()) as journal,
+        Signals() as signals,
+        Watchdog(recipe.watchdog, workdir, journal.event) as watchdog,
+    ):
 
         def tell(kind: str, **facts: Any) -> None:
             journal.event(kind, **facts)
             if kind == "warning":
                 say(f"warning: {facts['text']}")
 
-        text = prepare(recipe.data, recipe.data.cache or workdir / "data", say)
+        text = prepared(recipe, workdir, say)
         keep_freed_memory()  # not before: the tokenizer's threads would queue for the one arena
-        rows = TrainingRows(
-            TokenRows(text.tokens("train"), recipe.data.length), recipe.train.batch_size, recipe.seed, text.vocabulary
-        )
+        rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
         parts = assemble(recipe, text.vocabulary)
         introduce(recipe, parts, text, workdir, say)
         for line in states.fallbacks(parts.found, parts.rules):
@@ -80,20 +80,25 @@ def train(
         checkpoints = Checkpoints(workdir / "checkpoints", recipe.checkpoint.keep, tell)
         like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
         try:
-            restored = checkpoints.restore_newest(like, jax.jit(parts.optimizer.init))
+            with watchdog.during("restore"):
+                restored = checkpoints.restore_newest(like, jax.jit(parts.optimizer.init))
         except MisfitError as error:
-            error.why += to_blame(checkpoints, recipe)
+            error.why += blame(checkpoints.directory, recipe)
             raise
         if restored:
-            same_data(restored.meta["data"], fingerprint, allow_change, tell)
-            state, past = resumed(restored, recipe, journal, say), restored.meta["wall"]
+            state, past = go_on(restored, recipe, fingerprint, allow_change, tell, say), restored.meta["wall"]
         else:
             state, past = fresh(recipe, parts, tell, say), 0.0
-        write_config(recipe, workdir, journal)
+        need = disk_need(like, recipe.checkpoint.keep, checkpoints.directory)
+        distributed.decided("disk", lambda: check_disk(need, checkpoints.directory, tell))
+        if distributed.leads():
+            write_facts(recipe, parts, text, workdir, journal)
+        if recipe.writers.tensorboard and distributed.leads():
+            journal.sinks.append(tensorboard(recipe.writers, workdir, lambda text: tell("warning", text=text)))
         journal.event(
             "start",
             step=int(state.step),
-            parameters=parts.found.parameters(text.vocabulary.size),
+            parameters=parts.found.parameters(text.vocabulary.predicted),
             devices=jax.device_count(),
         )
 
@@ -101,7 +106,7 @@ def train(
         spec = parts.objective.batch_spec(recipe.train.batch_size)
         shardings = {name: parts.rules.rows(leaf.shape) for name, leaf in spec.items()}
         flops = parts.objective.flops_per_row()
-        peak = peak_flops(jax.devices(), recipe.precision.compute)
+        peaks = distributed.exchange("peak", peak_flops(jax.local_devices(), recipe.precision.compute))
         evaluation = Evaluation(recipe, parts, text, workdir)
         # The last thing before the loop: its thread is closed by what follows.
         prefetch = Prefetch(lambda step: place(rows.batch(step), shardings), int(state.step))
@@ -120,11 +125,12 @@ def train(
             units_per_step=recipe.train.batch_size * recipe.data.length,
             unit="tok",
             flops_per_step=flops and flops * recipe.train.batch_size,
-            peak=peak,
+            peak=None if None in peaks else sum(peaks),
             patience=recipe.guard.patience,
             wall=wall,
+            watchdog=watchdog,
             say=say,
-            owed=owes_evaluation(recipe, int(state.step), workdir),
+            owed=distributed.decided("owed", lambda: owes_evaluation(recipe, int(state.step), workdir)),
         )
         try:
             loop.run(state, signals)
@@ -132,21 +138,51 @@ def train(
             prefetch.close()
             checkpoints.close()
         journal.event("done", step=recipe.train.steps, wall=round(wall(), 3))
+    if not distributed.leads():
+        return 0
     if evaluation.latest_samples:
         say("\n" + evaluation.latest_samples)
     say(f"done in {duration(wall())}: {report(workdir)}")
     return 0
 
 
-def refuse_unknown(allow_change: tuple[str, ...]) -> None:
-    for name in allow_change:
-        if name not in CHANGEABLE:
-            raise ConfigError(
-                f"{name!r} is nothing that may change on resume",
-                where="--allow_change",
-                why=nearest(name, CHANGEABLE),
-                do="--allow_change=data goes on with other data; for another model start in another --workdir",
-            )
+def refuse_unlike(recipe: Recipe, workdir: Path) -> None:
+    """ConfigError where the processes were given different runs: inside a step they would wait for each other for ever."""
+    config = {name: value for name, value in strict.as_dict(recipe).items() if name != "distributed"}
+    given = json.dumps([__version__, str(workdir), config], sort_keys=True)
+    said = distributed.exchange("config", hashlib.sha256(given.encode()).hexdigest())
+    unlike = [str(process) for process, digest in enumerate(said) if digest != said[0]]
+    if unlike:
+        error = ConfigError(
+            "the processes of the run were started with different configurations",
+            where="--config, --workdir, or the version of pretrainx",
+            why=f"processes {', '.join(unlike)} differ from process 0",
+            do="start all with the same command",
+        )
+        error.shared = True
+        raise error
+
+
+def make(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "the workdir cannot be made",
+            where=f"--workdir={workdir}",
+            why=error.strerror or str(error),
+            do="name a directory that can be written",
+        ) from error
+
+
+def prepared(recipe: Recipe, workdir: Path, say: Callable) -> PreparedText:
+    """The data, prepared by process 0 while the others wait; then these open what it made."""
+    made = []
+    prepare_once = lambda: made.append(prepare(recipe.data, recipe.data.cache or workdir / "data", say))
+    distributed.decided("data", prepare_once)
+    if not made:
+        prepare_once()
+    return made[0]
 
 
 def refuse_if_never(recipe: Recipe, workdir: Path) -> None:
@@ -157,48 +193,6 @@ def refuse_if_never(recipe: Recipe, workdir: Path) -> None:
             why="config.resume is 'never': nothing is continued and nothing overwritten",
             do="choose another --workdir, or --config.resume=auto to go on with the run that is there",
         )
-
-
-def same_data(then: dict, now: dict, allow_change: tuple[str, ...], tell: Callable) -> None:
-    """DataError when the run so far read other data: its batches would not be those of one run."""
-    differences = strict.difference(then, now)
-    if not differences:
-        return
-    lines = "\n".join(f"{path}: {old!r} before, {new!r} now" for path, old, new in differences)
-    if "data" not in allow_change:
-        raise DataError(
-            "the data changed since the checkpoint",
-            where="config.data, config.seed, config.train.batch_size",
-            why=lines,
-            do="go back to the data of the run, start in another --workdir, or pass --allow_change=data",
-        )
-    tell("warning", text="the data changed since the checkpoint, as allowed: " + lines.replace("\n", "; "))
-
-
-def to_blame(checkpoints: Checkpoints, recipe: Recipe) -> str:
-    """Lines on the fields of the configuration that may be why the newest checkpoint does not fit: a person sets fields."""
-    newest = steps_in(checkpoints.directory)[-1]
-    then, now = read_meta(checkpoints.directory, newest)["config"], json.loads(json.dumps(strict.as_dict(recipe)))
-    return "".join(
-        f"\nconfig.{section}.{path}: {old!r} in the checkpoint, {new!r} now"
-        for section in ("objective", "model", "data", "precision", "guard")
-        for path, old, new in strict.difference(then[section], now[section])
-    )
-
-
-def resumed(restored: Restored, recipe: Recipe, journal: Journal, say: Callable) -> states.TrainState:
-    meta = restored.meta
-    ago = duration(max(time.time() - meta["saved"], 0))
-    say(f"resumed from step {meta['step']} (saved {ago} ago), wall time so far {duration(meta['wall'])}")
-    journal.event("resumed", step=meta["step"])
-    for line in restored.lines:
-        journal.event("warning", text=line)
-        say(f"resumed: {line}")
-    changed = strict.difference(meta["config"], json.loads(json.dumps(strict.as_dict(recipe))))
-    for path, old, new in changed:
-        journal.event("config", path=path, old=old, new=new)
-        say(f"resumed: config.{path} is {new!r}, was {old!r}")
-    return restored.state
 
 
 def fresh(recipe: Recipe, parts: Parts, tell: Callable, say: Callable) -> states.TrainState:
@@ -214,23 +208,27 @@ def fresh(recipe: Recipe, parts: Parts, tell: Callable, say: Callable) -> states
     return states.create(parts.objective, parts.optimizer, parts.options, parts.found, recipe.train.batch_size, given)
 
 
-def owes_evaluation(recipe: Recipe, step: int, workdir: Path) -> bool:
-    """Whether the state of this step should have been evaluated and was not: a signal ends an evaluation at once."""
-    if step == 0 or not recipe.train.evaluates(step):
-        return False
-    records = (record for record in read(workdir / "metrics.jsonl") if record.get("step") == step)
-    return not any(name.startswith("eval/") for record in records for name in record)
+def check_disk(need: DiskNeed, directory: Path, tell: Callable) -> None:
+    """CheckpointError where not even a first checkpoint will find room; a warning where they will not all."""
+    if need.missing and need.free < need.state and not steps_in(directory):
+        raise need.error(directory)
+    if need.missing:
+        tell("warning", text=f"the disk may be too small for the checkpoints: {need}")
 
 
-def write_config(recipe: Recipe, workdir: Path, journal: Journal) -> None:
-    """The resolved config, replaced in one move. Only a run that could start or resume writes it."""
-    path = workdir / "config.json"
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(json.dumps(strict.as_dict(recipe), indent=2) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        journal.event("warning", text=f"config.json was not written: {error}")
+def write_facts(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, journal: Journal) -> None:
+    """The resolved config and the table of parameters, each replaced in one move. Only a run that could start writes them."""
+    facts = {
+        "config.json": json.dumps(strict.as_dict(recipe), indent=2),
+        "params.txt": "\n".join(lines(parts, text.vocabulary.predicted)),
+    }
+    for name, content in facts.items():
+        partial = workdir / f"{name}.partial"
+        try:
+            partial.write_text(content + "\n")
+            os.replace(partial, workdir / name)
+        except OSError as error:
+            journal.event("warning", text=f"{name} was not written: {error}")
 
 
 def introduce(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, say: Callable) -> None:
@@ -238,7 +236,7 @@ def introduce(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, s
     mesh = {axis: size for axis, size in parts.rules.mesh.shape.items() if size > 1} or "one device"
     tokens = recipe.train.batch_size * recipe.data.length
     total, stored = tokens * recipe.train.steps, text.meta["splits"]["train"]["tokens"]
-    count = parts.found.parameters(text.vocabulary.size)
+    count = parts.found.parameters(text.vocabulary.predicted)
     say(f"pretrainx {__version__} | {jax.device_count()} x {jax.devices()[0].device_kind} | mesh {mesh} | {workdir}")
     say(
         f"model {quantity(count)} parameters | {quantity(stored)} training tokens, vocabulary {text.vocabulary.size} | "
@@ -248,6 +246,9 @@ def introduce(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, s
         f"{recipe.train.steps} steps: {quantity(total)} tokens, {total / max(stored, 1):.2f} epochs, "
         f"{total / count:.1f} tokens per parameter"
     )
+    if len(text.names) > 1:
+        read = text.epochs(recipe.train.batch_size * recipe.train.steps, recipe.data.length)
+        say("epochs of each part: " + ", ".join(f"{name} {epochs:.2f}" for name, epochs in read.items()))
 
 
 def report(workdir: Path) -> str:

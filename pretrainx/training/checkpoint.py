@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import time
@@ -16,7 +17,8 @@ import jax
 from pretrainx import __version__
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
-from pretrainx.training.checksum import examine
+from pretrainx.parallel import distributed
+from pretrainx.training.checksum import diverged, examine
 from pretrainx.training.restore import (
     FORMAT,
     FormatError,
@@ -40,10 +42,24 @@ class Checkpoints:
 
         self.directory, self.event, self.failed, self.in_flight = Path(directory).absolute(), event, 0, None
         self.trouble = ""  # why the last save failed
+        distributed.decided("checkpoints", self._prepare)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        if distributed.count() > 1:
+            # With processes named, Orbax waits at the coordination service. Otherwise it would compute on the devices, in
+            # the thread that saves, while training computes there too: collectives of two programs would meet each other.
+            everyone = set(range(distributed.count()))
+            options.create = False
+            options.multiprocessing_options = ocp.options.MultiprocessingOptions(active_processes=everyone)
+        self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def _prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Removes what saves that never ended have left."""
         for left_over in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        self.manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
 
     def save(self, state: TrainState, facts: dict[str, Any]) -> bool:
         """Starts saving; True if it did. A non-finite state is never saved, a step on disk not again.
@@ -56,9 +72,14 @@ class Checkpoints:
         if step in steps_in(self.directory) or step == self.in_flight:
             return False
         tree = as_tree(state)
-        sums, finite = jax.device_get(examine(tree))
-        if not finite:
+        found = distributed.settled(examine(tree))
+        sums, finite = jax.device_get(found)
+        apart = distributed.first_trouble("replicas", ", ".join(diverged(found[0])[:1]))
+        seen = distributed.exchange("sums", digest({path: int(leaf_sum) for path, leaf_sum in sums.items()}))
+        if not finite or apart or len(set(seen)) > 1:
             self.trouble = "the state is not finite"
+            if finite:
+                self.trouble = f"devices that should hold the same numbers do not: leaf {apart or 'unknown'}"
             self.event("warning", step=step, text=f"{self.trouble}: not saved")
             return False
         meta = facts | {
@@ -94,8 +115,12 @@ class Checkpoints:
     def demand(self, step: int) -> None:
         """Until `step` is durable; CheckpointError where it is not: what a run ends with must not be lost quietly."""
         self.wait()
-        if step not in steps_in(self.directory):
-            raise self._unsaved(f"step {step} could not be saved")
+
+        def look() -> None:
+            if step not in steps_in(self.directory):
+                raise self._unsaved(f"step {step} could not be saved")
+
+        distributed.decided("demand", look)
 
     def close(self) -> None:
         self.wait()
@@ -121,8 +146,8 @@ class Checkpoints:
             self.in_flight = None
             self.trouble = str(error).strip().split("\n")[0][:200] or repr(error)
             self.event("warning", text=f"a checkpoint was not saved: {self.trouble}")
-            for left_over in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(left_over, ignore_errors=True)
+            if distributed.leads():
+                self._clear()
             if self.failed >= FAILED_SAVES:
                 raise self._unsaved(f"{FAILED_SAVES} checkpoints in a row could not be saved") from error
             return False
@@ -130,9 +155,10 @@ class Checkpoints:
     def restore_newest(self, like: TrainState, fresh_optimizer) -> Restored | None:
         """The newest step that reads back whole; damaged ones are renamed `<step>.corrupt` and named. None without any.
 
+        Of many processes all take the same step: process 0 lists and renames, and what one cannot read is damaged for all.
         Raises CheckpointError when there are steps and none is usable, or when the configuration does not fit.
         """
-        steps = steps_in(self.directory)
+        steps = distributed.decided("steps", lambda: steps_in(self.directory))
         last: CheckpointError | None = None
         for step in reversed(steps):
             try:
@@ -141,13 +167,12 @@ class Checkpoints:
                 raise
             except CheckpointError as error:
                 last = error
-                aside = self.directory / f"{step}.corrupt"
-                while aside.exists():  # the same step was damaged before
-                    aside = aside.with_name(aside.name + "+")
-                (self.directory / str(step)).rename(aside)
-                self.event("warning", step=step, text=f"{error.what}: {error.where}: {error.why}", moved=str(aside))
+                aside = distributed.decided("set aside", functools.partial(self._set_aside, step))
+                self.event("warning", step=step, text=f"{error.what}: {error.where}: {error.why}", moved=aside)
                 self.manager.reload()
-        damaged = sorted(path.name for path in self.directory.glob("*.corrupt*"))
+        damaged = distributed.decided(
+            "damaged", lambda: sorted(path.name for path in self.directory.glob("*.corrupt*"))
+        )
         if damaged:  # also where an earlier start set them aside: starting afresh beside them would bury the run
             raise CheckpointError(
                 "no checkpoint is usable",
@@ -157,6 +182,13 @@ class Checkpoints:
                 + ", ".join(str(self.directory / name) for name in damaged),
             )
         return None
+
+    def _set_aside(self, step: int) -> str:
+        aside = self.directory / f"{step}.corrupt"
+        while aside.exists():  # the same step was damaged before
+            aside = aside.with_name(aside.name + "+")
+        (self.directory / str(step)).rename(aside)
+        return str(aside)
 
 
 def versions() -> dict[str, str]:

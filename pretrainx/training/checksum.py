@@ -34,6 +34,15 @@ def checksum(leaf: jax.Array) -> jax.Array:
     return jnp.sum(words * weights, dtype=jnp.uint32)
 
 
+def diverged(sums: dict[str, jax.Array]) -> list[str]:
+    """The leaves whose copies on this process's devices are not equal, from the `sums` of `examine`.
+
+    Each device sums the copy that it holds: equal where nothing went wrong, since every copy came from the same numbers.
+    """
+    values = {path: [shard.data for shard in leaf_sum.addressable_shards] for path, leaf_sum in sums.items()}
+    return [path for path, copies in jax.device_get(values).items() if len({int(copy) for copy in copies}) > 1]
+
+
 @jax.jit
 def examine(tree: paths.Tree) -> tuple[dict, jax.Array]:
     """({path: checksum}, whether every floating-point leaf is finite). Does not donate: the state is saved afterwards."""

@@ -10,11 +10,13 @@ from pathlib import Path
 import jax
 
 from pretrainx.core.errors import NonFiniteError
+from pretrainx.parallel import distributed
 from pretrainx.training import progress
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.signals import Signals
 from pretrainx.training.state import TrainState
 from pretrainx.training.step import TrainStep
+from pretrainx.training.watchdog import Watchdog
 from pretrainx.training.writers import Journal
 
 
@@ -73,6 +75,7 @@ class Loop:
       facts: what each checkpoint's meta record holds beside the state.
       units_per_step, unit: what the rate counts, such as tokens per step and "tok".
       flops_per_step, peak: for MFU; None where unknown.
+      watchdog: told of each phase that begins.
       owed: whether a signal cut short the evaluation of the state that the run goes on from; it is made first.
     """
 
@@ -93,6 +96,7 @@ class Loop:
     peak: float | None
     patience: int
     wall: Callable[[], float]
+    watchdog: Watchdog
     say: Callable[[str], None] = print
     owed: bool = False
     skipped: int = 0  # of the guard, as last told
@@ -108,7 +112,10 @@ class Loop:
             self.evaluated(state, signals)
         self.skipped, programs = int(state.guard["skipped"]), 1
         while done < self.config.steps and not signals.requested():
-            state, metrics = self.step(state, self.next_batch())
+            self.watchdog.beat("data")
+            batch = self.next_batch()
+            self.watchdog.beat("compile" if watch is None else "step")
+            state, metrics = distributed.settled(self.step(state, batch))
             done += 1
             if watch is None:  # the first step compiles
                 jax.block_until_ready(metrics["loss"])
@@ -124,11 +131,13 @@ class Loop:
             if done % self.config.log_every == 0 or last:
                 self.log(done, metrics, watch, waited)
                 waited = self.waited()
+            self.watchdog.beat("save")
             self.checkpoints.poll()
             if self.config.evaluates(done):
                 watch.aside(self.evaluated, state, signals)
             if last or done % self.save_every == 0:
                 watch.aside(self.checkpoints.save, state, self.facts())
+        self.watchdog.beat("save")
         if signals.requested():
             self.checkpoints.wait()
             self.checkpoints.save(state, self.facts())
@@ -172,7 +181,8 @@ class Loop:
             )
 
     def evaluated(self, state: TrainState, signals: Signals) -> None:
-        values = self.evaluate(state, signals.requested)
+        with self.watchdog.during("eval"):
+            values = self.evaluate(state, signals.requested)
         if values:
             done = int(state.step)
             self.journal.metrics({"step": done} | {f"eval/{name}": value for name, value in values.items()})

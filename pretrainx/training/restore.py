@@ -16,6 +16,7 @@ import numpy as np
 
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
+from pretrainx.parallel import distributed
 from pretrainx.training.checksum import examine
 from pretrainx.training.state import TrainState
 
@@ -105,15 +106,22 @@ def read_leaves(
     restore = ocp.args.PyTreeRestore(
         item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
     )
+    # Each process reads its parts by itself: one that meets a damaged file must not leave the others at Orbax's barrier.
+    alone = ocp.options.MultiprocessingOptions(
+        distributed.index(), {distributed.index()}, f"reader{distributed.index()}"
+    )
+    options = {"multiprocessing_options": alone} if distributed.count() > 1 else {}
+    why, cause = "", None
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options), **options) as reader:
             tree = reader.restore((where / "state").absolute(), args=restore)
-        sums, _ = jax.device_get(examine(tree))
     except jax.errors.JaxRuntimeError:  # the device's trouble, such as too little memory: the files may be whole
         raise
     except Exception as error:  # whatever a damaged file makes the reader raise
-        why = str(error).strip().split("\n")[0][:200] or repr(error)
-        raise CheckpointError("a checkpoint cannot be read", where=str(where), why=why) from error
+        why, cause = str(error).strip().split("\n")[0][:200] or repr(error), error
+    if why := distributed.first_trouble("read", why):
+        raise CheckpointError("a checkpoint cannot be read", where=str(where), why=why) from cause
+    sums, _ = jax.device_get(distributed.settled(examine(tree)))
     for path, leaf_sum in sums.items():
         if int(leaf_sum) != meta["leaves"][path]["checksum"]:
             raise CheckpointError(
@@ -139,7 +147,7 @@ def restore_step(directory: Path, step: int, like: TrainState, fresh_optimizer) 
     Parameters and extras must be the same leaves; optimizer states, averages and guard counters that are missing start
     afresh, with a line, and those no longer wanted are dropped. `fresh_optimizer(params)` gives initial states.
     """
-    meta = read_meta(directory, step)
+    meta = distributed.decided("meta", lambda: read_meta(directory, step))
     stored, wanted = meta["leaves"], dict(paths.leaves(as_tree(like)))
     where = str(directory / str(step))
     lines, common = [], {}
@@ -173,7 +181,7 @@ def restore_step(directory: Path, step: int, like: TrainState, fresh_optimizer) 
     if missing:
         trained = paths.restrict(tree["params"], like=like.params)
         fresh = {
-            "optimizer": paths.names_of(fresh_optimizer(trained)),
+            "optimizer": paths.names_of(distributed.settled(fresh_optimizer(trained))),
             "ema": jax.tree.map(lambda x: x.copy(), trained),
         }
         fresh["guard"] = jax.tree.map(
@@ -193,7 +201,7 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
     The newest step that reads back whole is taken. `wanted` is the tree of abstract parameters with shardings. Leaves that
     the run lacks, or has in another shape, keep their own initial values.
     """
-    steps = steps_in(directory)
+    steps = distributed.decided("steps", lambda: steps_in(directory))
     if not steps:
         raise CheckpointError(
             "there is no checkpoint to start from",
@@ -217,7 +225,7 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
 
 
 def _params_of(directory: Path, step: int, wanted: paths.Tree) -> tuple[dict[str, jax.Array], int, list[str]]:
-    meta = read_meta(directory, step)
+    meta = distributed.decided("meta", lambda: read_meta(directory, step))
     lines, taken = [], {}
     for path, leaf in paths.leaves(wanted):
         stored = meta["leaves"].get(f"params/{path}")

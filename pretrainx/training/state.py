@@ -14,6 +14,7 @@ from pretrainx.core import axes, paths, random
 from pretrainx.core.errors import ConfigError
 from pretrainx.objectives.objective import Objective
 from pretrainx.optim.optimizer import Optimizer
+from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules
 from pretrainx.training import guard
 
@@ -133,7 +134,7 @@ def abstract(objective: Objective, optimizer: Optimizer, options, found: Layout)
         step=(jax.ShapeDtypeStruct((), jnp.int32), whole),
         params=(trained, like_params),
         frozen=(frozen, paths.restrict(params, like=frozen)),
-        opt_state=(opt_state, optimizer.shardings(opt_state, like_params, whole)),
+        opt_state=(opt_state, optimizer.shardings(opt_state, trained, like_params, whole)),
         extras=(found.extras, extras),
         ema=(trained, like_params) if options.ema else ({}, {}),
         guard=(counters, jax.tree.map(lambda _: whole, counters)),
@@ -171,4 +172,4 @@ def create(
 
     with options.rules.bound():
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(objective, optimizer, options, found))
-        return jax.jit(make, out_shardings=shardings)(restored or {})
+        return distributed.settled(jax.jit(make, out_shardings=shardings)(restored or {}))

@@ -6,13 +6,16 @@ import collections
 import os
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pretrainx.core.errors import PretrainxError
 from pretrainx.core.json_lines import encode, read, read_metrics
+from pretrainx.training.sink import Sink
 
-__all__ = ["Journal", "read", "read_metrics"]
+__all__ = ["Journal", "ProcessLog", "read", "read_metrics"]
 
 
 class Journal:
@@ -25,10 +28,13 @@ class Journal:
     def __init__(self, workdir: str | Path, capacity: int = 10_000):
         self._metrics = _Lines(Path(workdir) / "metrics.jsonl", capacity)
         self._events = _Lines(Path(workdir) / "events.jsonl", capacity)
+        self.sinks: list[Sink] = []  # other places for metrics, closed with the journal
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl; `record` has the integer key "step"."""
         self._metrics.append(encode(record))
+        for sink in self.sinks:
+            sink.put(record)
 
     def event(self, kind: str, **facts: Any) -> None:
         """One line of events.jsonl: {"kind": kind, "time": seconds since 1970, **facts}."""
@@ -36,6 +42,8 @@ class Journal:
 
     def close(self) -> None:
         """Tries once more to write what waits, and says how many lines are lost."""
+        for sink in self.sinks:
+            sink.close()
         self._metrics.close()
         self._events.close()
 
@@ -44,6 +52,40 @@ class Journal:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class ProcessLog(Journal):
+    """What a process other than 0 leaves behind: warnings, and the error it ends by, in DIR/process-<i>.log.
+
+    The numbers are the same in all processes and are written by process 0. The file is made by its first line.
+    """
+
+    def __init__(self, workdir: str | Path, process: int, capacity: int = 1000):
+        self._log = _Lines(Path(workdir) / f"process-{process}.log", capacity)
+        self.sinks = []
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """Nothing: process 0 has the same."""
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """A line where `kind` is a warning."""
+        if kind == "warning":
+            self._line(f"warning: {facts['text']}")
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+        self._log.close()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, PretrainxError):
+            self._line(error.block())
+        elif error is not None:
+            self._line("".join(traceback.format_exception(error)).rstrip())
+        self.close()
+
+    def _line(self, text: str) -> None:
+        self._log.append(time.strftime("%Y-%m-%dT%H:%M:%S ") + text)
 
 
 class _Lines:

@@ -199,7 +199,7 @@ CASES = [
     case(
         "other seed on resume",
         DATA,
-        ("config.seed", "seed: 0 before, 5 now", "--allow_change=data"),
+        ("config.seed", "seed: 0 before, 5 now", "--allow_change=seed"),
         "--config.seed=5",
     ),
     case(
@@ -286,7 +286,7 @@ def test_other_data_are_taken_when_allowed(home, tmp_path, capfd):
     assert main([*command, "--allow_change=data"]) == 0
     assert "resumed from step 8" in capfd.readouterr().out
     events = (tmp_path / "run" / "events.jsonl").read_text()
-    assert "the data changed since the checkpoint, as allowed" in events and "digest" in events
+    assert "(allowed: the steps to come would read other data)" in events and "digest" in events
 
 
 def test_a_run_set_aside_is_not_started_over(home, tmp_path, capfd):

@@ -49,7 +49,11 @@ def block(capsys) -> str:
 
 def test_the_commands_and_their_flags_are_frozen():
     forms = {name: [flag.form() for flag in command.flags] for name, command in command_line.COMMANDS.items()}
-    assert forms["train"] == ["--config=FILE[:ARG]", "--workdir=DIR", "--allow_change=KEY,..."]
+    assert forms["train"] == ["--config=FILE[:ARG]", "--workdir=DIR", "--allow_change=KEY,...", "--dry_run"]
+    assert forms["replay"] == ["--workdir=DIR", "--step=N", "--rows=K", "--forward=K"]
+    assert forms["ckpt list"] == ["--workdir=DIR"]
+    assert forms["ckpt inspect"] == ["--workdir=DIR", "--step=N"]
+    assert forms["ckpt verify"] == ["--workdir=DIR", "--step=N|all"]
     assert forms["report"] == ["--output=FILE.html"]
     assert all(name == command.name for name, command in command_line.COMMANDS.items())
 

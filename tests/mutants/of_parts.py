@@ -64,9 +64,9 @@ MODELS = [
         "heads",
         "query heads share key heads in turn, not in groups",
         KERNELS,
-        "grouped = query.reshape(batch, shared, heads // shared * times, size)",
-        "grouped = query.reshape(batch, heads // shared, shared, times, size).swapaxes(1, 2).reshape("
-        "batch, shared, heads // shared * times, size)",
+        "return x.reshape(batch, shared, heads // shared * times, size)",
+        "x = x.reshape(batch, heads // shared, shared, times, size).swapaxes(1, 2)\n"
+        "    return x.reshape(batch, shared, heads // shared * times, size)",
         TEST_KERNELS + "attention",
     ),
     Mutant(

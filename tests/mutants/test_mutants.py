@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 
-from mutants import of_data, of_optim, of_parts, of_training
+from mutants import of_data, of_interop, of_optim, of_parts, of_processes, of_runs, of_training
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 MUTANTS = [
@@ -22,7 +22,10 @@ MUTANTS = [
     *of_parts.MODELS,
     *of_parts.SHARDING,
     *of_parts.TOYS,
+    *of_processes.PROCESSES,
+    *of_runs.RUNS,
     *of_data.DATA,
+    *of_interop.INTEROP,
 ]
 KILLED, SURVIVED = 1, 0  # pytest's exit codes; others mean that no test was run
 BROKEN = ("SyntaxError", "NameError", "ImportError", "AttributeError", "TypeError")  # the fault itself does not run

@@ -99,7 +99,7 @@ def test_a_frozen_head_has_no_gradient_product():
 
 
 @pytest.mark.parametrize(
-    "length, vocabulary, wanted", [(256, 8192, 4), (1024, 50257, 16), (8192, 128256, 256), (3, 9, 3)]
+    "length, vocabulary, wanted", [(128, 320, 4), (256, 8192, 8), (1024, 50257, 16), (8192, 128256, 256), (3, 9, 3)]
 )
 def test_chunks_for(length, vocabulary, wanted):
     assert cross_entropy.chunks_for(length, vocabulary) == wanted

@@ -1,0 +1,51 @@
+"""The commands between libraries: import, export."""
+
+from __future__ import annotations
+
+from pretrainx.cli.arguments import Arguments, Command, Flag
+from pretrainx.core.errors import ConfigError
+
+
+def _import(arguments: Arguments) -> int:
+    from pretrainx.runs.interop import import_model
+
+    import_model(arguments.flags["source"], arguments.flags["workdir"])
+    return 0
+
+
+def _export(arguments: Arguments) -> int:
+    from pretrainx.runs.interop import export_model
+
+    step = arguments.flags.get("step")
+    if step is not None and not step.isdigit():
+        raise ConfigError("a step is a whole number", where=f"--step={step}", do="pretrainx ckpt list names the steps")
+    export_model(arguments.flags["workdir"], arguments.flags["target"], None if step is None else int(step))
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "import",
+        "make a run of a Hugging Face model (GPT-2, LLaMA) or of a GGUF file (LLaMA)",
+        _import,
+        (
+            Flag(
+                "source",
+                "a directory with config.json, model.safetensors, tokenizer.json; or FILE.gguf",
+                "HF_DIR",
+                True,
+            ),
+            Flag("workdir", "the new run", "DIR", True),
+        ),
+    ),
+    Command(
+        "export",
+        "write a run's model as a directory that transformers loads",
+        _export,
+        (
+            Flag("workdir", "the directory of the run", "DIR", True),
+            Flag("target", "the directory to write, new or empty", "HF_DIR", True),
+            Flag("step", "the checkpoint; the newest where it is left out", "N"),
+        ),
+    ),
+)

@@ -1,0 +1,237 @@
+"""Hugging Face directories: config.json, model.safetensors, tokenizer.json. Read and written without running anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pretrainx.core import paths
+from pretrainx.core.errors import ConfigError, DataError, nearest
+from pretrainx.interop import gpt2, llama, tensors, weights
+from pretrainx.interop.keys import Keys, refuse_habits
+from pretrainx.interop.weights import WEIGHTS, read_json
+from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.layers import padded
+
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+# Kept from the source and written again: how it is generated from, and what its tokenizer is called.
+BESIDE = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+FAMILIES = {family.MODEL_TYPE: family for family in (gpt2, llama)}
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model that was read.
+
+    Attributes:
+      config: its sizes and habits; `max_length` is the longest row that it knows.
+      params: our leaves, unboxed numpy arrays in the dtype of the file, vocabulary tables padded with zeros.
+      vocab_size: how many ids the source's table has.
+      facts: what an export needs beside, as plain JSON values: source, model_type, vocab_size, dtype, config (the source's
+        config.json as it was) and files (others of its JSON files by name).
+    """
+
+    config: DecoderConfig
+    params: paths.Tree = field(repr=False)
+    vocab_size: int
+    facts: dict[str, Any] = field(repr=False)
+
+
+def read(directory: str | Path, ids: int = 0) -> Pretrained:
+    """The GPT-2 or LLaMA model in a directory that `save_pretrained` wrote, or the older files of the hub.
+
+    `ids`: how many ids the tokenizer needs, where that may be more than the table has rows.
+
+    Raises DataError for files that are missing, damaged or pickled, for keys of config.json that are not understood, and for
+    tensors that are missing, left over or of another shape; each is listed.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DataError(
+            "there is no model to import",
+            where=str(directory),
+            why="no such directory",
+            do="name a directory with config.json and model.safetensors, or a .gguf file",
+        )
+    values = read_json(directory / CONFIG)
+    found = weights.read(directory)
+    files = {name: read_json(directory / name) for name in BESIDE if (directory / name).is_file()}
+    return assemble(values, found, str(directory), ids, files)
+
+
+def assemble(
+    values: dict[str, Any],
+    found: Mapping[str, np.ndarray],
+    where: str,
+    ids: int = 0,
+    files: dict[str, Any] | None = None,
+) -> Pretrained:
+    """The model of a config.json's values and its tensors by name."""
+    family = _family(values, where)
+    config = family.to_config(Keys(values, f"{where}: {CONFIG}"))
+    vocab_size = values["vocab_size"]
+    config = with_rows(config, vocab_size, ids)
+    arrays, dtype = weights.named(family, config, found, where)
+    table = family.table(config, vocab_size, ids or vocab_size, config.max_length)
+    params = tensors.read(table, arrays, config.depth, where)
+    facts = {
+        "source": Path(where).name,
+        "model_type": family.MODEL_TYPE,
+        "vocab_size": vocab_size,
+        "dtype": dtype,
+        "config": values,
+        "files": files or {},
+    }
+    return Pretrained(config, params, vocab_size, facts)
+
+
+def with_rows(config: DecoderConfig, vocab_size: int, ids: int) -> DecoderConfig:
+    """`config` with a padding of tables that leaves room for all ids of the source and of the tokenizer."""
+    rows = padded(ids or vocab_size, config.vocab_multiple)
+    return config if rows >= vocab_size else replace(config, vocab_multiple=padded(vocab_size, config.vocab_multiple))
+
+
+def write(
+    directory: str | Path,
+    config: DecoderConfig,
+    params: paths.Tree,
+    *,
+    ids: int,
+    vocab_size: int,
+    max_length: int,
+    tokenizer: str | Path | None = None,
+    special: Mapping[str, int] | None = None,
+    facts: dict[str, Any] | None = None,
+    card: str = "",
+) -> None:
+    """Writes a new directory that `transformers` loads; the other direction of `read`.
+
+    Args:
+      params: our leaves; `ids`: how many the model has (its tables are padded from there).
+      vocab_size: ids that are written, the first ones; max_length: the longest row.
+      tokenizer: the tokenizer.json to copy; special: {"eos": id, ...} for the config of a model that was trained here.
+      facts: of an imported model. Its config.json is written again where it still describes the model.
+      card: the text of README.md.
+
+    Raises ConfigError naming each key of the model that has no form there, and for a directory that is not empty.
+    """
+    directory = Path(directory)
+    family, facts = fitting(config), facts or {}
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(
+            "the target is not empty", where=str(directory), why="nothing is overwritten", do="name a new directory"
+        )
+    table = family.table(config, vocab_size, ids, max_length)
+    arrays = tensors.write(table, params, config.depth, str(directory))
+    arrays, dtype = weights.narrowed(arrays, facts.get("dtype", ""))
+    values = _config_json(family, config, vocab_size, max_length, special or {}, facts) | {"dtype": dtype}
+    partial = directory.with_name(directory.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_files(partial, values, arrays, tokenizer, facts, max_length, card)
+        if directory.exists():
+            directory.rmdir()  # an empty one
+        os.replace(partial, directory)
+    except OSError as error:
+        raise DataError(
+            "the model could not be written",
+            where=str(directory),
+            why=error.strerror or str(error),
+            do="make room or name another directory",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def fitting(config: DecoderConfig) -> ModuleType:
+    """The family that a model can be written as. ConfigError names the habits that neither has."""
+    differing = {name: family.differing(config) for name, family in FAMILIES.items()}
+    name = min(differing, key=lambda name: len(differing[name]))
+    refuse_habits(differing[name], FAMILIES[name].ARCHITECTURE)
+    return FAMILIES[name]
+
+
+def _family(values: dict[str, Any], where: str) -> ModuleType:
+    name = values.get("model_type")
+    if name not in FAMILIES:
+        raise DataError(
+            f"models of type {name!r} cannot be imported",
+            where=f"{where}: {CONFIG}: model_type",
+            why=nearest(str(name), FAMILIES),
+            do="import a GPT-2 or a LLaMA model",
+        )
+    return FAMILIES[name]
+
+
+def _config_json(
+    family: ModuleType,
+    config: DecoderConfig,
+    vocab_size: int,
+    max_length: int,
+    special: Mapping[str, int],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    makes = lambda config, *sizes: {
+        name: value
+        for name, value in family.from_config(config, *sizes).items()
+        if not name.endswith(("pdrop", "dropout"))
+    }
+    source = facts.get("config", {})
+    if source.get("model_type") == family.MODEL_TYPE:
+        old = family.to_config(Keys(source, CONFIG))
+        if makes(old, source["vocab_size"], old.max_length) == makes(config, vocab_size, max_length):
+            return {key: value for key, value in source.items() if key != "torch_dtype"} | {
+                "architectures": [family.ARCHITECTURE]
+            }
+    ids = {f"{name}_token_id": special.get(name) for name in ("bos", "eos", "pad")}
+    return {
+        "architectures": [family.ARCHITECTURE],
+        "model_type": family.MODEL_TYPE,
+        **family.from_config(config, vocab_size, max_length),
+        **ids,
+    }
+
+
+def _write_files(
+    directory: Path,
+    values: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    tokenizer: str | Path | None,
+    facts: dict[str, Any],
+    max_length: int,
+    card: str,
+) -> None:
+    from safetensors.numpy import save_file
+
+    files = dict(facts.get("files", {}))
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, directory / TOKENIZER)
+        files.setdefault(
+            "tokenizer_config.json", tokenizer_config(read_json(directory / TOKENIZER), values, max_length)
+        )
+    for name, content in {CONFIG: values, **files}.items():
+        (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_file(arrays, directory / WEIGHTS, metadata={"format": "pt"})  # without the metadata transformers refuses it
+    if card:
+        (directory / "README.md").write_text(card, encoding="utf-8")
+
+
+def tokenizer_config(tokenizer: dict[str, Any], values: dict[str, Any], max_length: int) -> dict[str, Any]:
+    """What `transformers` needs beside tokenizer.json: its class, and the names of the special tokens."""
+    names = {token["id"]: token["content"] for token in tokenizer.get("added_tokens", ())}
+    special = {f"{name}_token": names.get(values.get(f"{name}_token_id")) for name in ("bos", "eos", "pad")}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        **{name: token for name, token in special.items() if token is not None},
+    }

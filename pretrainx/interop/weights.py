@@ -1,0 +1,128 @@
+"""Tensors in safetensors files, whole or in shards, under the names and in the dtype that a table expects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pretrainx.core.errors import DataError
+from pretrainx.models.decoder import DecoderConfig
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def read(directory: Path) -> dict[str, np.ndarray]:
+    """All tensors by name, of one file or of the shards that its index names.
+
+    Raises DataError for files that are missing or damaged, and for pickles, which are never opened.
+    """
+    if (directory / INDEX).is_file():
+        index = read_json(directory / INDEX).get("weight_map")
+        if not isinstance(index, dict):
+            raise DataError("an index of shards is damaged", where=str(directory / INDEX), why="it has no weight_map")
+        found, place = {}, {}
+        for shard in sorted(set(index.values())):
+            if Path(shard).name != shard:  # never out of the directory
+                raise DataError("an index of shards is damaged", where=str(directory / INDEX), why=f"shard {shard!r}")
+            for name, array in _safetensors(directory / shard).items():
+                found[name], place[name] = array, shard
+        if place != index:
+            differing = sorted(name for name in place.keys() | index.keys() if place.get(name) != index.get(name))
+            raise DataError(
+                "the shards do not hold what their index says",
+                where=str(directory / INDEX),
+                why="\n".join(f"{name}: in {place.get(name)}, index {index.get(name)}" for name in differing),
+                do="download the model anew",
+            )
+        return found
+    if (directory / WEIGHTS).is_file():
+        return _safetensors(directory / WEIGHTS)
+    pickled = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(suffix))
+    raise DataError(
+        "the weights are pickled" if pickled else "the directory has no weights",
+        where=str(directory / (pickled[0] if pickled else WEIGHTS)),
+        why="reading a pickle runs whatever code it holds" if pickled else "no such file, and no index of shards",
+        do="save them as safetensors: model.save_pretrained(DIR) with the library that made them",
+    )
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            "a file of weights cannot be read", where=str(path), why=str(error), do="download the model anew"
+        ) from error
+    return found
+
+
+def named(
+    family: ModuleType, config: DecoderConfig, found: Mapping[str, np.ndarray], where: str
+) -> tuple[dict[str, np.ndarray], str]:
+    """(tensors under their full names in one dtype, buffers and copies left out; the name of that dtype)
+
+    The base model alone is stored without the prefix of its family: it gets it here.
+    """
+    bare = not any(name.startswith(family.PREFIX) for name in found)
+    full = {name if not bare or name == "lm_head.weight" else family.PREFIX + name: found[name] for name in found}
+    full = {name: array for name, array in full.items() if not family.BUFFERS.fullmatch(name)}
+    table = family.table(config, 1, 1, config.max_length)[0].theirs
+    if config.tied and "lm_head.weight" in full:
+        head = full.pop("lm_head.weight")
+        if table in full and not np.array_equal(head, full[table]):
+            raise DataError(
+                "the head is not the token table",
+                where=f"{where}: lm_head.weight",
+                why="config.json says tie_word_embeddings, but the two tensors differ",
+                do="set tie_word_embeddings to false in config.json if the head was trained apart",
+            )
+    dtypes = {array.dtype for array in full.values()}
+    if odd := sorted(f"{name}: {array.dtype}" for name, array in full.items() if array.dtype.name not in DTYPES):
+        raise DataError(
+            "the weights have a dtype that cannot be read",
+            where=where,
+            why="\n".join(odd),
+            do="give " + ", ".join(DTYPES) + "; quantised weights have to be dequantised first",
+        )
+    if len(dtypes) > 1:  # the widest loses nothing
+        widest = np.float64 if np.dtype(np.float64) in dtypes else np.float32
+        full = {name: array.astype(widest) for name, array in full.items()}
+        return full, np.dtype(widest).name
+    return full, next(iter(dtypes)).name if dtypes else "float32"
+
+
+def narrowed(arrays: dict[str, np.ndarray], dtype: str) -> tuple[dict[str, np.ndarray], str]:
+    """The tensors in the dtype of the source where that loses nothing, else as they are; and the name of the dtype."""
+    own = next(iter(arrays.values())).dtype.name
+    if dtype not in DTYPES or dtype == own:
+        return arrays, own
+    import ml_dtypes
+
+    wanted = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    with np.errstate(over="ignore"):
+        narrow = {name: array.astype(wanted) for name, array in arrays.items()}
+    if all(np.array_equal(narrow[name].astype(array.dtype), array) for name, array in arrays.items()):
+        return narrow, dtype
+    return arrays, own
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file; DataError where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            "a file of the model cannot be read", where=str(path), why=str(error), do="download the model anew"
+        ) from error
+    if not isinstance(found, dict):
+        raise DataError("a file of the model is damaged", where=str(path), why="it holds no JSON object")
+    return found

@@ -1,0 +1,68 @@
+"""Whether the checkpoints of a run will find room, asked before it trains."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from pretrainx.core import paths
+from pretrainx.core.errors import CheckpointError
+from pretrainx.training.restore import as_tree
+from pretrainx.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes.
+
+    Attributes:
+      state: one saved state, uncompressed.
+      saves: how many lie on the disk at once: those that are kept, and one that is being written.
+      present: what the checkpoints of the run take now.
+      free: room on the file system.
+    """
+
+    state: int
+    saves: int
+    present: int
+    free: int
+
+    @property
+    def missing(self) -> int:
+        return max(0, self.state * self.saves - self.present - self.free)
+
+    def __str__(self) -> str:
+        mebi = lambda size: f"{size / 2**20:,.1f} MiB"
+        return f"{self.saves} x {mebi(self.state)}, {mebi(self.present)} there already, {mebi(self.free)} free"
+
+    def error(self, directory: Path) -> CheckpointError:
+        return CheckpointError(
+            "the disk is too small for the checkpoints",
+            where=str(directory),
+            why=f"{self}: {self.missing / 2**20:,.1f} MiB are missing",
+            do="make room, lower config.checkpoint.keep, or choose a --workdir on another disk",
+        )
+
+
+def disk_need(state: TrainState, keep: int, directory: Path) -> DiskNeed:
+    """What `keep` checkpoints of an (abstract) state need under `directory`, which need not exist yet."""
+    leaves = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in paths.leaves(as_tree(state)))
+    size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+    there = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
+    return DiskNeed(size, keep + 1, bytes_under(directory), shutil.disk_usage(there).free)
+
+
+def bytes_under(directory: Path) -> int:
+    """Bytes of all files below a directory; 0 where there is none. What vanishes meanwhile counts nothing."""
+    total = 0
+    for path in directory.rglob("*") if directory.is_dir() else ():
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total

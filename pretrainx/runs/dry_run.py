@@ -1,0 +1,261 @@
+"""Everything that training does but train: the run is laid out, compiled, held against the disk and its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pretrainx.core import config as strict
+from pretrainx.core.errors import CheckpointError, ConfigError, OutOfMemoryError
+from pretrainx.core.json_lines import read_metrics
+from pretrainx.core.readable import duration, quantity
+from pretrainx.data.prepared import PreparedText
+from pretrainx.data.text import prepare
+from pretrainx.parallel import distributed
+from pretrainx.parallel.compilation import keep_compiled_programs
+from pretrainx.runs import examples, parameters
+from pretrainx.runs.disk import disk_need
+from pretrainx.runs.load import data_directory
+from pretrainx.runs.parts import Parts, assemble, lay_out
+from pretrainx.runs.recipe import Recipe, parse
+from pretrainx.runs.resume import blame, changes, plain, refuse_changes, refuse_unknown, shown
+from pretrainx.runs.train import introduce, refuse_if_never
+from pretrainx.training import state as states
+from pretrainx.training.peak import peak_flops
+from pretrainx.training.restore import MisfitError, restore_params, restore_step, steps_in
+from pretrainx.training.step import make_train_step
+
+ASSUMED_MFU = 0.4  # of a well-fed accelerator, where the run has not measured its own
+ROWS, CHARACTERS = 2, 400  # of the first batch
+
+
+def dry_run(
+    values: dict,
+    workdir: str | Path,
+    allow_change: tuple[str, ...] = (),
+    of_file: dict | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Shows what `train` with the same arguments would do and returns 0, or raises what the run would meet.
+
+    `of_file` are the values without overrides, to show what these change. Nothing is written in the workdir and no step is
+    taken; data that are not prepared yet are prepared in a temporary directory, or in config.data.cache where it is set.
+    """
+    recipe, workdir = parse(values), Path(workdir)
+    refuse_unknown(allow_change, recipe)
+    distributed.start(recipe.distributed, say)
+    say = say if distributed.leads() else lambda text: None
+    refuse_if_never(recipe, workdir)
+    keep_compiled_programs()
+    lay_out(recipe)
+    refuse_unwritable(workdir)
+    heading = lambda name: say(f"\n== {name} ==")
+    heading("config")
+    tell_all(config_lines(recipe, of_file), say)
+    heading("data")
+    with data_of(recipe, workdir, say) as text:
+        parts = assemble(recipe, text.vocabulary)
+        like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
+        heading("parameters")
+        tell_all(parameters.lines(parts, text.vocabulary.predicted), say)
+        tell_all((f"warning: {line}" for line in states.fallbacks(parts.found, parts.rules)), say)
+        heading("run")
+        introduce(recipe, parts, text, workdir, say)
+        tell_all(arithmetic(recipe, parts, workdir), say)
+        heading("memory, per device")
+        tell_all(memory_lines(recipe, parts, like), say)
+        heading("checkpoints")
+        fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, recipe.data.length)
+        tell_all(checkpoint_lines(recipe, parts, like, workdir, fingerprint, allow_change), say)
+        need = disk_need(like, recipe.checkpoint.keep, workdir / "checkpoints")
+        say(f"disk: {need}")
+        heading("evaluation and writers")
+        tell_all(evaluation_lines(recipe), say)
+        heading("the first batch")
+        tell_all(batch_lines(recipe, parts, text), say)
+    if need.missing:
+        raise need.error(workdir / "checkpoints")
+    say("\ndry run: nothing was trained, and nothing was written in the workdir")
+    return 0
+
+
+def tell_all(lines, say: Callable[[str], None]) -> None:
+    for line in lines:
+        say(line)
+
+
+def refuse_unwritable(workdir: Path) -> None:
+    """ConfigError where the workdir could not be made or written."""
+    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            "the workdir cannot be made",
+            where=f"--workdir={workdir}",
+            why=f"{there} is " + ("not writable" if there.is_dir() else "no directory"),
+            do="name a directory that can be written",
+        )
+
+
+@contextlib.contextmanager
+def data_of(recipe: Recipe, workdir: Path, say: Callable[[str], None]) -> Iterator[PreparedText]:
+    directory = data_directory(recipe, workdir)
+    if recipe.data.cache or directory.is_dir() and any(directory.iterdir()):
+        yield prepare(recipe.data, directory, say)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield prepare(recipe.data, Path(temporary) / "data", say)
+
+
+def config_lines(recipe: Recipe, of_file: dict | None) -> Iterator[str]:
+    """Every key with its value; where an override changed it, `file -> now`."""
+    changed = {}
+    if of_file is not None:
+        try:
+            before: dict[str, Any] = plain(parse(of_file))
+        except ConfigError:  # the file alone is no run: it needs the overrides
+            before = of_file
+        changed = {path: old for path, old, _ in strict.difference(before, plain(recipe))}
+    for path, value in strict.flatten(plain(recipe)):
+        yield f"{path} = " + (f"{changed[path]!r} -> {value!r}   (override)" if path in changed else repr(value))
+
+
+def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
+    """How the batch is divided, FLOPs, and how long that takes."""
+    train, length = recipe.train, recipe.data.length
+    yield (
+        f"batch: {train.batch_size} rows = {parts.rules.batch_ways()} ways x {train.microbatches} microbatches x "
+        f"{parts.rows_per_device} rows per device"
+    )
+    flops = parts.objective.flops_per_row()
+    if not flops:
+        return
+    total = flops * train.batch_size * train.steps
+    yield f"FLOPs: {quantity(flops / length)} per token, {total:.3g} in all"
+    measured = [record["perf/tokens_per_s"] for record in read_metrics(workdir / "metrics.jsonl") if _fast(record)]
+    if measured:
+        rate = measured[-1]
+        yield f"time: {duration(train.batch_size * length * train.steps / rate)} at the {quantity(rate)} tokens/s of this run"
+    elif peak := peak_flops(jax.devices(), recipe.precision.compute):
+        yield (
+            f"time: {duration(total / (ASSUMED_MFU * peak))} at an assumed {ASSUMED_MFU:.0%} of "
+            f"{peak / 1e12:.3g} TFLOP/s, without compiling, evaluating and saving"
+        )
+
+
+def _fast(record: dict) -> bool:
+    return isinstance(record.get("perf/tokens_per_s"), float) and record["perf/tokens_per_s"] > 0
+
+
+def memory_lines(recipe: Recipe, parts: Parts, like: states.TrainState) -> Iterator[str]:
+    """What is kept, counted; then what the compiled train step says. OutOfMemoryError where the device has less."""
+    of = parameters.bytes_on_device
+    counted = {
+        "parameters": of(like.params) + of(like.frozen),
+        "optimizer": of(like.opt_state),
+        "gradients": of(like.params),
+        "averages": of(like.ema),
+        "extras": of(like.extras),
+    }
+    sizes = ", ".join(f"{name} {_mebi(size)}" for name, size in counted.items() if size)
+    yield f"counted: {sizes}; together {_mebi(sum(counted.values()))}, activations not counted"
+    spec = parts.objective.batch_spec(recipe.train.batch_size)
+    batch = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parts.rules.rows(leaf.shape))
+        for name, leaf in spec.items()
+    }
+    started = time.perf_counter()
+    step = make_train_step(parts.objective, parts.optimizer, parts.options, like)
+    compiled = step.lower(like, batch).compile()
+    yield f"the train step compiles: {time.perf_counter() - started:.1f} s"
+    found = compiled.memory_analysis()
+    if found is None:
+        yield "the compiler tells no sizes on this platform"
+        return
+    # The state is donated: its outputs take the place of its inputs.
+    peak = (
+        found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    )
+    yield (
+        f"compiled: arguments {_mebi(found.argument_size_in_bytes)}, temporary {_mebi(found.temp_size_in_bytes)}, "
+        f"outputs beyond the donated state {_mebi(found.output_size_in_bytes - found.alias_size_in_bytes)}; "
+        f"together {_mebi(peak)}"
+    )
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit:
+        yield f"device: {_mebi(limit)}"
+    if limit and peak > limit:
+        raise OutOfMemoryError(
+            "the train step does not fit the device",
+            where="device",
+            why=f"{_mebi(peak)} needed, {_mebi(limit)} there",
+            do="one of these, cheapest first:\n"
+            f"--config.train.microbatches={2 * recipe.train.microbatches}   the same update from smaller pieces\n"
+            "--config.model.remat=full       recompute activations in the backward pass\n"
+            "--config.mesh.data=1 --config.mesh.fsdp=-1   shard parameters and optimizer state over all devices",
+        )
+
+
+def checkpoint_lines(recipe, parts: Parts, like, workdir: Path, fingerprint: dict, allow_change) -> Iterator[str]:
+    """What the run would start from. Every leaf of the checkpoint is read and verified; nothing is renamed."""
+    directory, damaged = workdir / "checkpoints", []
+    for step in reversed(steps_in(directory)):
+        try:
+            restored = restore_step(directory, step, like, jax.jit(parts.optimizer.init))
+        except MisfitError as error:
+            error.why += blame(directory, recipe)
+            raise
+        except CheckpointError as error:
+            damaged.append(f"step {step}: {error.what}: {error.where}: {error.why}")
+            yield f"warning: {damaged[-1]}; it would be set aside"
+            continue
+        found = changes(restored.meta, recipe, fingerprint)
+        refuse_changes(found, allow_change)
+        yield f"would resume from step {step}, which is whole; {max(recipe.train.steps - step, 0)} steps are left"
+        yield from (f"resumed: {line}" for line in restored.lines)
+        yield from (f"{change} ({shown(change, allow_change)})" for change in found)
+        return
+    set_aside = sorted(path.name for path in directory.glob("*.corrupt*"))
+    if damaged or set_aside:
+        raise CheckpointError(
+            "no checkpoint is usable",
+            where=str(directory),
+            why="\n".join([*damaged, *set_aside]),
+            do="train anew in another --workdir, or put an intact copy of a step back",
+        )
+    if not recipe.init_from:
+        yield "would start from scratch"
+        return
+    given, step, lines = restore_params(Path(recipe.init_from) / "checkpoints", like.full_params())
+    yield f"would start from {recipe.init_from}, step {step}: {len(given)} of {len(given) + len(lines)} leaves"
+    yield from (f"warning: {line}" for line in lines)
+
+
+def evaluation_lines(recipe: Recipe) -> Iterator[str]:
+    every = f"every {recipe.train.eval_every} steps and " if recipe.train.eval_every else ""
+    samples = len(recipe.evals.samples.prompts)
+    parts = ["held-out loss", *["trigram baseline"] * recipe.evals.trigram, *[f"{samples} prompts"] * bool(samples)]
+    yield f"evaluated {every}at the end: {', '.join(parts)}"
+    yield f"saved every {recipe.checkpoint.every} steps and at the end, the last {recipe.checkpoint.keep} kept"
+    yield "writers: metrics.jsonl, events.jsonl" + ", tensorboard" * recipe.writers.tensorboard
+
+
+def batch_lines(recipe: Recipe, parts: Parts, text: PreparedText) -> Iterator[str]:
+    """The first rows of batch 0, before and after `observe`."""
+    rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
+    batch = rows.batch(0)
+    observation = examples.observed(parts.objective, recipe.seed, 0, batch)
+    yield f"hash {rows.record_hash(0)}; targets in {examples.UNSCORED[0]}...{examples.UNSCORED[1]} have weight 0"
+    for row in range(min(ROWS, recipe.train.batch_size)):
+        yield f"row {row}, corpus row {rows.numbers(0)[row]}"
+        yield from (f"  {line}" for line in examples.lines(text.tokenizer, batch, observation, row, CHARACTERS))
+
+
+def _mebi(size: float) -> str:
+    return f"{size / 2**20:,.2f} MiB"

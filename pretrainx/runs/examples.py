@@ -1,0 +1,98 @@
+"""Rows of a batch as a person reads them: what was read, what the model sees of it, what it must recover."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pretrainx.core import random
+from pretrainx.core.records import Observation
+from pretrainx.data.tokenizer import Tokenizer
+from pretrainx.objectives.objective import Batch, Objective
+
+UNSCORED = "[0: ", "]"  # around targets whose weight is zero
+
+
+def observed(objective: Objective, seed: int, step: int, batch: Batch) -> Observation:
+    """The observation of a whole batch of host arrays with the keys that the train step of `step` gives its rows."""
+    observation = _observe(objective, random.stream(seed, random.OBSERVE, step), batch, np.int32(step))
+    return jax.device_get(observation)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _observe(objective, key, batch, step):
+    return objective.observe_rows(objective.row_keys(key, batch), batch, step)
+
+
+def lines(tokenizer: Tokenizer, batch: Batch, observation: Observation, row: int, limit: int = 0) -> list[str]:
+    """Row `row` before and after `observe`, a line for each array of token ids and the shape of any other.
+
+    `limit`: characters of text in a line; 0 is all of them.
+    """
+    shown = []
+    for name, values in batch.items():
+        if name != "valid":
+            shown.append((f"batch {name}", text_of(tokenizer, values[row], name)))
+    for name, values in _named(observation.inputs, "inputs"):
+        shown.append((name, text_of(tokenizer, values[row], name)))
+    targets = _named(observation.targets, "targets")
+    for term, weights in observation.weights.items():
+        fitting = [(name, values) for name, values in targets if values.shape == weights.shape]
+        for name, values in fitting:
+            shown.append((f"{name}, {term}", targets_of(tokenizer, values[row], weights[row])))
+        shown.append((f"weight of {term}", f"{weights[row].sum():g} in {np.count_nonzero(weights[row])} places"))
+    width = max(len(name) for name, _ in shown)
+    cut = lambda text: text if not limit or len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"
+    return [f"{name:<{width}}  {cut(text)}" for name, text in shown]
+
+
+def text_of(tokenizer: Tokenizer, values: np.ndarray, name: str) -> str:
+    """Token ids as text on one line, special tokens by name; of other arrays what they are."""
+    values = np.asarray(values)
+    if name.endswith(("segments", "positions")):
+        return _runs(values) if name.endswith("segments") else f"{values.min()} to {values.max()}"
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        return f"{values.dtype}{list(values.shape)}"
+    names = {token: f"<{special}>" for special, token in tokenizer.vocabulary.specials}
+    parts, start = [], 0
+    marks = [index for index, token in enumerate(values.tolist()) if token in names]
+    for index in [*marks, len(values)]:
+        if index > start:
+            parts.append(_line(tokenizer.decode(values[start:index])))
+        if index < len(values):
+            mark = names[int(values[index])]
+            if parts and index == start and parts[-1].startswith(mark):  # a row's padding is one mark and its count
+                count = int(parts[-1].partition(" x ")[2] or 1) + 1
+                parts[-1] = f"{mark} x {count}"
+            else:
+                parts.append(mark)
+        start = index + 1
+    return "".join(parts)
+
+
+def targets_of(tokenizer: Tokenizer, targets: np.ndarray, weights: np.ndarray) -> str:
+    """Targets as text; those without weight stand in UNSCORED."""
+    borders = np.flatnonzero(np.diff(weights > 0)) + 1
+    pieces = zip(np.split(targets, borders), np.split(weights, borders), strict=True)
+    mark = lambda text, scored: text if scored else text.join(UNSCORED)
+    return "".join(mark(text_of(tokenizer, piece, "targets"), weight[0] > 0) for piece, weight in pieces)
+
+
+def _line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
+def _runs(values: np.ndarray) -> str:
+    """1 x 20, 2 x 12: equal neighbours counted."""
+    borders = np.flatnonzero(np.diff(values)) + 1
+    return ", ".join(f"{piece[0]} x {len(piece)}" for piece in np.split(values, borders))
+
+
+def _named(tree: Any, name: str) -> Sequence[tuple[str, np.ndarray]]:
+    if isinstance(tree, dict):
+        return [(f"{name} {key}", np.asarray(value)) for key, value in tree.items() if hasattr(value, "shape")]
+    return [(name, np.asarray(tree))] if hasattr(tree, "shape") else []

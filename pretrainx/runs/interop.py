@@ -1,0 +1,215 @@
+"""A model of another library as a run of ours, and a run as a model of another library."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from chex import assert_trees_all_equal_shapes_and_dtypes
+
+from pretrainx import __version__
+from pretrainx.core import config as strict
+from pretrainx.core import paths
+from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.json_lines import read_metrics
+from pretrainx.core.readable import quantity
+from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.data.tokenizer import Tokenizer
+from pretrainx.interop import directory, gguf
+from pretrainx.interop.directory import TOKENIZER, Pretrained, read_json
+from pretrainx.models.decoder import DecoderConfig
+from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.runs.load import Run, data_directory, load
+from pretrainx.runs.parts import assemble
+from pretrainx.runs.recipe import Recipe, parse
+from pretrainx.training import guard
+from pretrainx.training.checkpoint import Checkpoints
+from pretrainx.training.state import TrainState
+from pretrainx.training.writers import Journal
+
+FACTS = "imported.json"
+# Rows of an imported model's recipe: what fits a workstation, not what the model could see.
+LENGTH, ROWS = 1024, 8
+
+
+def import_model(source: str | Path, workdir: str | Path, say: Callable[[str], None] = print) -> None:
+    """Makes `workdir` a run at step 0 with the parameters of a Hugging Face directory or of a GGUF file.
+
+    DIR/config.json is a recipe to go on from, DIR/tokenizer.json the tokenizer as it was, DIR/imported.json what an export
+    needs beside. Raises DataError where the source cannot be followed to the letter, ConfigError for a workdir in use.
+    """
+    source, workdir = Path(source), Path(workdir)
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ConfigError(
+            "the workdir is not empty",
+            where=f"--workdir={workdir}",
+            why="an import is a new run, and nothing is overwritten",
+            do="choose another --workdir, or remove what an unfinished import left there",
+        )
+    of_gguf = source.suffix == ".gguf"
+    reader = gguf.opened(source) if of_gguf else None
+    text = gguf.tokenizer_json(source, reader) if of_gguf else _tokenizer_json(source)
+    workdir.mkdir(parents=True, exist_ok=True)
+    kept = workdir / TOKENIZER
+    try:
+        kept.write_text(text, encoding="utf-8")
+        tokenizer = Tokenizer.load(kept)
+        size = tokenizer.vocabulary.size
+        model = gguf.read(source, size, reader) if of_gguf else directory.read(source, size)
+        _fits(tokenizer.vocabulary, model, source)
+        recipe = parse(_recipe(model, kept.absolute()))
+        _save(recipe, model, tokenizer, workdir, say)
+    except BaseException:
+        shutil.rmtree(workdir, ignore_errors=True)  # it was empty or not there
+        raise
+
+
+def export_model(
+    workdir: str | Path, target: str | Path, step: int | None = None, say: Callable[[str], None] = print
+) -> None:
+    """Writes the run's parameters (the averaged ones where it keeps an EMA) as a directory that `transformers` loads."""
+    workdir, target = Path(workdir), Path(target)
+    run = load(workdir, step)
+    config = run.config.model
+    if not isinstance(config, DecoderConfig) or not isinstance(run.config.objective, AutoregressiveConfig):
+        raise ConfigError(
+            "only causal language models can be exported",
+            where="config.model, config.objective",
+            why=f"{type(config).__name__}, {type(run.config.objective).__name__}",
+            do="export a run of the objective 'autoregressive' with the model 'decoder'",
+        )
+    vocabulary = run.tokenizer.vocabulary
+    facts = read_json(workdir / FACTS) if (workdir / FACTS).is_file() else {}
+    vocab_size = facts.get("vocab_size", vocabulary.predicted)
+    special = {name: token for name, token in vocabulary.specials if token < vocabulary.predicted}
+    directory.write(
+        target,
+        config,
+        jax.tree.map(np.asarray, jax.device_get(run.params)),
+        ids=vocabulary.size,
+        vocab_size=vocab_size,
+        max_length=config.max_length or run.config.data.length,
+        tokenizer=_tokenizer_file(run),
+        special=special,
+        facts=facts,
+        card=_card(run, facts, vocab_size),
+    )
+    count = sum(leaf.size for _, leaf in paths.leaves(run.params))
+    say(
+        f"{target}: {directory.fitting(config).ARCHITECTURE}, {quantity(count)} parameters, step {run.step} of {workdir}"
+    )
+
+
+def _tokenizer_json(source: Path) -> str:
+    try:
+        return (source / TOKENIZER).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            "the model has no tokenizer.json",
+            where=str(source / TOKENIZER),
+            why=str(error),
+            do="save it with the fast tokenizer of the library that the model is from: tokenizer.save_pretrained(DIR)",
+        ) from error
+
+
+def _fits(vocabulary: Vocabulary, model: Pretrained, source: Path) -> None:
+    if vocabulary.predicted > model.vocab_size:
+        raise DataError(
+            "the tokenizer has ids that the model does not know",
+            where=str(source),
+            why=f"{vocabulary.predicted} ids, the model's table has {model.vocab_size} rows",
+            do="give the tokenizer and the weights of one and the same model",
+        )
+
+
+def _recipe(model: Pretrained, tokenizer: Path) -> dict[str, Any]:
+    """A recipe to train the model further: small rows and batches, the standard library's text until data are named."""
+    dtype = model.facts["dtype"]
+    params = "float32" if dtype == "float16" else dtype  # float16 has too little range to train in
+    length = min(model.config.max_length, LENGTH)
+    return {
+        "objective": {"name": "autoregressive"},
+        "model": {"name": "decoder", **strict.as_dict(model.config)},
+        "data": {"name": "text", "source": "stdlib", "tokenizer": str(tokenizer), "length": length},
+        "schedule": {"name": "cosine", "peak": 1e-4},
+        "precision": {"params": params, "compute": "float64" if params == "float64" else "float32"},
+        "train": {"steps": 1000, "batch_size": ROWS},
+    }
+
+
+def _save(recipe: Recipe, model: Pretrained, tokenizer: Tokenizer, workdir: Path, say: Callable[[str], None]) -> None:
+    vocabulary = tokenizer.vocabulary
+    parts = assemble(recipe, vocabulary, jax.devices()[:1])
+    # As arrays of this device; a run that goes on from here makes its optimizer's state itself.
+    placed = paths.map_leaves(lambda _, leaf: jnp.asarray(leaf, recipe.precision.params), model.params)
+    assert_trees_all_equal_shapes_and_dtypes(placed, parts.found.params)
+    zero, fresh = jnp.zeros((), jnp.int32), guard.start(parts.options.guard)
+    state = TrainState(step=zero, params=placed, frozen={}, opt_state={}, extras={}, ema={}, guard=fresh)
+    with Journal(workdir) as journal:
+        tell = lambda kind, **facts: journal.event(kind, **facts)
+        checkpoints = Checkpoints(workdir / "checkpoints", recipe.checkpoint.keep, tell)
+        data = {"imported": model.facts["source"], "tokenizer": tokenizer.digest}
+        checkpoints.save(state, {"config": strict.as_dict(recipe), "data": data, "wall": 0.0})
+        checkpoints.demand(0)
+        checkpoints.close()
+    for name, content in {FACTS: model.facts, "config.json": strict.as_dict(recipe)}.items():
+        (workdir / name).write_text(json.dumps(content, indent=2) + "\n")
+    count = parts.found.parameters(model.vocab_size)
+    say(f"{workdir}: {model.facts['model_type']} from {model.facts['source']}, {quantity(count)} parameters, step 0")
+    if vocabulary.predicted < model.vocab_size:
+        say(
+            f"the table has {model.vocab_size} rows, the tokenizer {vocabulary.predicted} ids: the others are kept, "
+            "and are in no softmax here"
+        )
+    if vocabulary.added:
+        say(f"the tokenizer has no padding: rows are filled up with id {vocabulary.special('pad')}, never predicted")
+
+
+def _tokenizer_file(run: Run) -> Path:
+    prepared = data_directory(run.config, run.workdir) / TOKENIZER
+    return prepared if prepared.is_file() else run.workdir / TOKENIZER
+
+
+def _card(run: Run, facts: dict[str, Any], vocab_size: int) -> str:
+    """README.md of an export. It claims what the run's files say, and leaves the licence to its owner."""
+    recipe, config = run.config, run.config.model
+    records = [record for record in read_metrics(run.workdir / "metrics.jsonl") if record.get("step") == run.step]
+    measured = {
+        name: value
+        for record in records
+        for name, value in record.items()
+        if name.startswith("eval/") and isinstance(value, (int, float))
+    }
+    tokens = run.step * recipe.train.batch_size * recipe.data.length
+    start = facts.get("source", "") or (Path(recipe.init_from).name if recipe.init_from else "")
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "---",
+        "",
+        f"# {run.workdir.name}",
+        "",
+        f"A causal language model: {config.depth} layers, width {config.width}, {config.heads} heads, vocabulary {vocab_size}, "
+        f"rows of up to {config.max_length or recipe.data.length} tokens.",
+        "",
+        f"- trained with pretrainx {__version__}, step {run.step} of {recipe.train.steps}, {tokens:,} tokens"
+        if run.step
+        else f"- written by pretrainx {__version__}, not trained further",
+        f"- started from: {start or 'random initialisation'}",
+        *([f"- data: {', '.join(_sources(recipe))}"] if run.step else []),
+        *[f"- {name}: {value:.4f}" for name, value in sorted(measured.items())],
+        "",
+        "Licence: not stated. Whoever publishes this names one that fits the data and the model it started from.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sources(recipe: Recipe) -> list[str]:
+    return [f"{part.source} {' '.join(part.paths)}".strip() for part in recipe.data.parts]

@@ -1,0 +1,222 @@
+"""A run read back from its workdir: for Python programs (`pretrainx.load`) and for the commands that look at a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pretrainx.core import paths, random
+from pretrainx.core.errors import CheckpointError, ConfigError, DataError
+from pretrainx.data.loader import place
+from pretrainx.data.prepared import TOKENIZER
+from pretrainx.data.tokenizer import Tokenizer
+from pretrainx.evals.held_out import score
+from pretrainx.objectives.objective import Objective
+from pretrainx.parallel.mesh import MeshConfig
+from pretrainx.parallel.rules import Rules
+from pretrainx.runs.parts import Parts, assemble, lay_out
+from pretrainx.runs.recipe import Recipe, parse
+from pretrainx.training import state as states
+from pretrainx.training.restore import read_leaves, read_meta, steps_in
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One checkpoint of a run, ready for use.
+
+    Attributes:
+      step: of the checkpoint; `damaged` says which newer ones could not be read, and why.
+      config: the run's configuration, laid over the devices that are here.
+      objective, params, extras: as the train step knows them; `params` are the averaged ones where the run keeps an EMA.
+      tokenizer: encode_batch(texts) -> arrays of ids; decode(ids) -> text.
+    """
+
+    workdir: Path
+    step: int
+    config: Recipe
+    objective: Objective
+    params: paths.Tree
+    extras: paths.Tree
+    tokenizer: Tokenizer
+    rules: Rules = field(repr=False)
+    damaged: tuple[str, ...] = ()
+
+    def outputs(self, batch: dict[str, Any], names: tuple[str, ...] | list[str]) -> dict[str, jax.Array]:
+        """The objective's outputs by name, such as {"logits": [B, T, V]} of {"tokens": int[B, T]}; partial inputs are fine."""
+        inputs = self._placed({name: value for name, value in batch.items() if name != "valid"})
+        return _outputs(self.objective, self.rules, tuple(names), self.params, self.extras, inputs)
+
+    def features(self, batch: dict[str, Any]) -> jax.Array:
+        """float32[B, D]: one vector per row."""
+        return self.outputs(batch, ("features",))["features"].astype(np.float32)
+
+    def loss(self, batch: dict[str, Any], seed: int = 0) -> dict[str, float]:
+        """{term: weighted mean, "loss": their sum with coefficients} without dropout; masks and noise are drawn from `seed`.
+
+        `batch` has the fields that training rows have ({"tokens": int[B, T + 1]} for language models); "valid" may be
+        left out, and is then True for every row. ConfigError where another field is missing.
+        """
+        spec = self.objective.batch_spec(1)
+        if missing := sorted(spec.keys() - batch.keys() - {"valid"}):
+            raise ConfigError(
+                "a batch lacks what the objective reads",
+                where=", ".join(f"batch[{name!r}]" for name in missing),
+                why=f"it has {', '.join(sorted(batch)) or 'nothing'}; {type(self.objective).__name__} reads "
+                + ", ".join(sorted(spec)),
+                do="give every field; run.outputs takes partial inputs",
+            )
+        rows = len(next(iter(batch.values())))
+        batch = self._placed({"valid": np.ones(rows, bool)} | batch)
+        key = random.stream(seed, random.EVALUATE, 0)
+        totals, weights, _ = jax.device_get(
+            score(self.objective, self.rules, self.params, self.extras, batch, key, np.int32(self.step))
+        )
+        terms = {name: float(total / weights[name]) if weights[name] > 0 else 0.0 for name, total in totals.items()}
+        return terms | {"loss": float(sum(term.at(self.step) * terms[term.name] for term in self.objective.terms))}
+
+    def _placed(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
+        arrays = {name: np.asarray(value) for name, value in batch.items()}
+        return place(arrays, {name: self.rules.rows(array.shape) for name, array in arrays.items()})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _outputs(objective: Objective, rules: Rules, names: tuple[str, ...], params, extras, inputs):
+    with rules.bound():
+        return objective.outputs(params, extras, inputs, names)
+
+
+def load(workdir: str | Path, step: int | None = None) -> Run:
+    """The run in `workdir` at `step`, or at the newest step that reads back whole. Nothing is written.
+
+    It is laid over the devices of this process, however many there are. Raises ConfigError where `workdir` is no run,
+    CheckpointError where there is no such step or none is whole, DataError where the tokenizer is not the run's.
+    """
+    workdir = Path(workdir)
+    recipe = read_recipe(workdir)
+    damaged = []
+    for found in _wanted(workdir, step):
+        try:
+            meta = read_meta(workdir / "checkpoints", found)
+            tokenizer = read_tokenizer(recipe, workdir, meta)
+            recipe, parts = rebuild(parse(meta["config"]), tokenizer.vocabulary)
+            params, extras = _read(workdir / "checkpoints", found, meta, parts)
+        except CheckpointError as error:
+            damaged.append(f"step {found}: {error.what}: {error.where}: {error.why}")
+            if step is not None:
+                raise
+            continue
+        return Run(workdir, found, recipe, parts.objective, params, extras, tokenizer, parts.rules, tuple(damaged))
+    raise CheckpointError(
+        "no checkpoint is usable",
+        where=str(workdir / "checkpoints"),
+        why="\n".join(damaged),
+        do=f"pretrainx ckpt verify --workdir={workdir}",
+    )
+
+
+def read_recipe(workdir: Path) -> Recipe:
+    """The configuration that the run was last started with. ConfigError where there is none."""
+    path = workdir / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "this is not the workdir of a run",
+            where=str(path),
+            why=str(error),
+            do="name the directory that `pretrainx train` was given as --workdir",
+        ) from error
+    return parse(values)
+
+
+def data_directory(recipe: Recipe, workdir: Path) -> Path:
+    """Where the prepared data of a run are."""
+    return Path(recipe.data.cache) if recipe.data.cache else workdir / "data"
+
+
+def read_tokenizer(recipe: Recipe, workdir: Path, meta: dict) -> Tokenizer:
+    """The tokenizer of a checkpoint with this meta record; DataError where it is missing or another one."""
+    path = data_directory(recipe, workdir) / TOKENIZER
+    if "imported" in meta["data"]:  # nothing was prepared for a model from elsewhere: it came with its tokenizer
+        path = workdir / TOKENIZER
+    if not path.is_file():
+        raise DataError(
+            "the run's tokenizer is missing",
+            where=str(path),
+            why="no such file",
+            do="copy the run with its data directory, or restore config.data.cache",
+        )
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.digest != meta["data"]["tokenizer"]:
+        raise DataError(
+            "the tokenizer is not the one that the run was trained with",
+            where=str(path),
+            why=f"sha256 {tokenizer.digest[:12]}..., in the checkpoint {meta['data']['tokenizer'][:12]}...",
+            do="restore the file that the run was trained with",
+        )
+    return tokenizer
+
+
+def rebuild(recipe: Recipe, vocabulary) -> tuple[Recipe, Parts]:
+    """The recipe and its parts on the devices that are here: over its own mesh where that fits them.
+
+    Else parameters are spread over all devices, or, where its batch does not divide over these, kept on one.
+    """
+    spread = dataclasses.replace(recipe, mesh=MeshConfig(data=1, fsdp=-1))
+    for candidate in (recipe, spread):
+        try:
+            lay_out(candidate)
+        except ConfigError:
+            continue
+        return candidate, assemble(candidate, vocabulary)
+    one = dataclasses.replace(recipe, mesh=MeshConfig())
+    return one, assemble(one, vocabulary, jax.devices()[:1])
+
+
+def _wanted(workdir: Path, step: int | None) -> list[int]:
+    """The steps to try, best first."""
+    steps = steps_in(workdir / "checkpoints")
+    if step in steps:
+        return [step]
+    if steps and step is None:
+        return steps[::-1]
+    raise CheckpointError(
+        "the run has no checkpoint" + (f" of step {step}" if step is not None and steps else ""),
+        where=str(workdir / "checkpoints"),
+        why=f"steps there: {', '.join(map(str, steps)) or 'none'}",
+        do=f"pretrainx ckpt list --workdir={workdir}",
+    )
+
+
+def _read(directory: Path, step: int, meta: dict, parts: Parts) -> tuple[paths.Tree, paths.Tree]:
+    """(parameters, the averaged ones where they are kept; extras), verified; the optimizer's state is not read."""
+    like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
+    stored = meta["leaves"]
+    wanted = {}
+    for path, leaf in paths.leaves(like.full_params()):
+        averaged = f"ema/{path}" in stored
+        wanted[f"ema/{path}" if averaged else f"params/{path}"] = leaf
+    for path, leaf in paths.leaves(like.extras):
+        wanted[f"extras/{path}"] = leaf
+    for path, leaf in wanted.items():
+        if path not in stored or (tuple(stored[path]["shape"]), stored[path]["dtype"]) != (leaf.shape, str(leaf.dtype)):
+            raise CheckpointError(
+                "the checkpoint does not fit its own configuration",
+                where=f"{directory / str(step)}, leaf {path}",
+                why=f"stored {stored.get(path, 'nothing')}, expected {leaf.dtype}{list(leaf.shape)}",
+                do="load it with the version of pretrainx that wrote it (pretrainx ckpt inspect names it)",
+            )
+    found = read_leaves(directory, step, wanted, meta)
+    section = lambda name: {
+        path.removeprefix(f"{name}/"): leaf for path, leaf in found.items() if path.startswith(f"{name}/")
+    }
+    params = paths.from_leaves((section("params") | section("ema")).items())
+    extras = section("extras")
+    return params, paths.map_leaves(lambda path, _: extras[path], like.extras)

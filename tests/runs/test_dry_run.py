@@ -1,0 +1,97 @@
+"""The dry run: it shows what a run would be, meets what the run would meet, and leaves nothing behind."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from pretrainx.core.errors import CheckpointError, ConfigError, DataError
+from pretrainx.runs import disk
+from pretrainx.runs.dry_run import dry_run
+
+pytestmark = pytest.mark.xdist_group("operate")
+
+
+def said_of(values, workdir, **options):
+    said = []
+    assert dry_run(values, workdir, say=said.append, **options) == 0
+    return "\n".join(said)
+
+
+def test_a_fresh_run(make_values, tmp_path):
+    of_file = make_values()
+    values = make_values(train={"microbatches": 1, "steps": 40}, seed=4)
+    text = said_of(values, tmp_path / "new" / "run", of_file=of_file)
+    assert list(tmp_path.iterdir()) == []
+    assert "seed = 0 -> 4   (override)" in text and "train.steps = 10 -> 40   (override)" in text
+    assert text.count("(override)") == 2 and "model.width = 32\n" in text
+    for heading in ("config", "data", "parameters", "run", "memory, per device", "checkpoints", "the first batch"):
+        assert f"== {heading} ==" in text
+    assert re.search(r"layers/mlp/up/kernel +kernel .*2x32x128 +float32 +\(None, None, None\)", text)
+    assert "batch: 8 rows = 8 ways x 1 microbatches x 1 rows per device" in text
+    # AdamW: two moments as large as the parameters, and a gradient as large as these.
+    counted = re.search(r"parameters ([\d.]+) MiB, optimizer ([\d.]+) MiB, gradients ([\d.]+) MiB", text)
+    params, moments, gradients = map(float, counted.groups())
+    assert gradients == params and moments == pytest.approx(2 * params, abs=0.02)
+    compiled = re.search(r"compiled: arguments ([\d.]+) MiB, temporary ([\d.]+) MiB", text)
+    assert float(compiled[1]) >= 4 * params - 0.02 and float(compiled[2]) > 0  # parameters, two moments, the average
+    assert "would start from scratch" in text and "nothing was trained" in text
+    assert len(re.findall(r"inputs tokens  ", text)) == 2
+
+
+def test_it_reads_like_the_run(make_values, untouched):
+    """The hash of the first batch is the one that the run logged; its checkpoint is verified, and nothing is touched."""
+    text = said_of(make_values(train={"steps": 20}), untouched)
+    logged = re.search(r'"batch_hash": "(\w+)"', (untouched / "metrics.jsonl").read_text())[1]
+    assert f"hash {logged}" in text
+    assert "would resume from step 10, which is whole; 10 steps are left" in text
+    assert "config.train.steps: 10 before, 20 now (safe" in text and "tokens/s of this run" in text
+
+
+def test_rows_of_whole_documents(make_values, tmp_path):
+    text = said_of(make_values(data={"packing": "documents", "length": 48}), tmp_path / "run")
+    assert re.search(r"batch segments +1 x \d+", text) and "inputs positions" in text
+
+
+@pytest.mark.parametrize(
+    "change, code, says",
+    [
+        ({"train": {"batch_size": 12}}, 2, "does not divide"),
+        ({"data": {"paths": ["/nowhere"]}}, 3, "nowhere"),
+        ({"seed": 9}, 3, "--allow_change=seed"),
+        ({"model": {"width": 64}}, 4, "config.model.width: 32 before, 64 now"),
+        ({"resume": "never"}, 2, "the workdir is not empty"),
+    ],
+)
+def test_it_meets_what_the_run_would_meet(make_values, untouched, change, code, says):
+    with pytest.raises((ConfigError, DataError, CheckpointError)) as caught:
+        dry_run(make_values(**change), untouched, say=lambda line: None)
+    assert caught.value.exit_code == code and says in str(caught.value)
+
+
+def test_damage(make_values, copied):
+    for path in (copied / "checkpoints" / "10").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:-100])
+    text = said_of(make_values(), copied)
+    assert "warning: step 10: " in text and "would be set aside" in text and "would resume from step 8" in text
+    assert (copied / "checkpoints" / "10").is_dir()
+    for path in (copied / "checkpoints").rglob("meta/metadata"):
+        path.write_text("{")
+    with pytest.raises(CheckpointError, match="no checkpoint is usable"):
+        dry_run(make_values(), copied, say=lambda line: None)
+
+
+def test_a_disk_that_is_too_small(make_values, tmp_path, monkeypatch):
+    """All that the run would be is still shown; then exit 4."""
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    said = []
+    with pytest.raises(CheckpointError, match="disk is too small") as caught:
+        dry_run(make_values(), tmp_path / "run", say=said.append)
+    assert "4 x 0.6 MiB" in str(caught.value) and "config.checkpoint.keep" in str(caught.value)
+    assert any("inputs tokens" in line for line in said)
+
+
+def test_a_workdir_that_cannot_be(make_values, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        dry_run(make_values(), tmp_path / "file" / "run", say=lambda line: None)
