@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from pretrainx.core.records import Outcome
 from pretrainx.models.layers import wide
-from pretrainx.parallel.rules import constrain
+from pretrainx.parallel.rules import constrain, constrain_groups, row_groups, within_group
 
 # Logits of a row in a chunk: about so many while there are few chunks, and never more than the second.
 CHUNK_LOGITS, MOST_LOGITS, FEW = 2**18, 2**22, 16
@@ -45,12 +45,12 @@ def scored(
     The gradient of the sum is made with the sum, chunk by chunk: the backward pass only scales it, and no logits are kept or
     computed twice.
     """
-    split = lambda x: _strided(x, chunks)
-    parts = tuple(map(split, (hidden, targets, weights)))
+    parts = tuple(_divided(x, chunks) for x in (hidden, targets, weights))
     # As a function of explicit arguments, traced once, here: interceptors of a wrapper are in force now, not later.
-    pure, closed_over = jax.closure_convert(head, parts[0][0])
+    with within_group():
+        pure, closed_over = jax.closure_convert(head, parts[0][0, 0])
     total, nll = _weighted(pure, parts, *closed_over)
-    nll = jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 2).reshape(targets.shape)
+    nll = jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 3).reshape(targets.shape)
     # `where`, since 0 times a NaN is NaN.
     rows = jnp.where(weights > 0, weights * nll, 0).sum(axis=1)
     return Outcome(totals={term: total}, per_row={term: rows})
@@ -62,11 +62,24 @@ def outcome(term: str, nll: jax.Array, weights: jax.Array) -> Outcome:
     return Outcome(totals={term: rows.sum()}, per_row={term: jax.lax.stop_gradient(rows)})
 
 
-def _strided(x: jax.Array, count: int) -> jax.Array:
-    """[B, T, ...] -> [count, B, T / count, ...]: chunk j holds tokens j, j + count, ..., so that a length that is laid over
-    devices stays on all of them."""
-    x = jnp.moveaxis(x.reshape(x.shape[0], x.shape[1] // count, count, *x.shape[2:]), 2, 0)
-    return constrain(x, None, "batch", "length", *[None] * (x.ndim - 3))
+def _divided(x: jax.Array, count: int) -> jax.Array:
+    """[B, T, ...] -> [count, groups, B / groups, T / count, ...].
+
+    Chunk j holds tokens j, j + count, ..., so that a length that is laid over devices stays on all of them. Groups are the
+    rows that lie together: what is summed over a chunk is summed in each group, and over groups once, after the last chunk.
+    (A sum over rows inside the loop would be a collective for each chunk, of a gradient as large as the vocabulary table.)
+    """
+    rows, length = x.shape[:2]
+    groups = row_groups(rows)
+    x = x.reshape(groups, rows // groups, length // count, count, *x.shape[2:])
+    return constrain(jnp.moveaxis(x, 3, 0), None, "batch", None, "length", *[None] * (x.ndim - 4))
+
+
+def _in_groups(function: Callable, *parts):
+    """`function` of each group of the parts [groups, ...]; results [groups, ...]."""
+    if parts[0].shape[0] == 1:
+        return jax.tree.map(lambda x: x[None], function(*(part[0] for part in parts)))
+    return jax.tree.map(constrain_groups, jax.vmap(function)(*parts))
 
 
 def _nll_and_exponentials(logits, targets):
@@ -84,13 +97,17 @@ def _sum_of(nll: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _plain(pure, parts, *closed_over):
-    def chunk(total, part):
-        hidden, targets, weights = part
+    def group(hidden, targets, weights):
         nll = token_nll(pure(hidden, *closed_over), targets)
-        return total + _sum_of(nll, weights), nll
+        return _sum_of(nll, weights), nll
+
+    def chunk(totals, part):
+        new, nll = _in_groups(group, *part)
+        return totals + new, nll
 
     wider = jnp.promote_types(parts[0].dtype, jnp.float32)
-    return jax.lax.scan(chunk, jnp.zeros((), wider), parts)
+    totals, nll = jax.lax.scan(chunk, constrain_groups(jnp.zeros(parts[0].shape[1], wider)), parts)
+    return totals.sum(), nll
 
 
 _weighted = jax.custom_vjp(_plain, nondiff_argnums=(0,))
@@ -102,10 +119,7 @@ def _forward(pure, parts, *closed_over):
     arrays = [each.value for each in closed_over]
     moving = [index for index, each in enumerate(closed_over) if each.perturbed]
 
-    def chunk(carry, part):
-        total, gradients = carry
-        hidden, targets, weights = part
-
+    def group(hidden, targets, weights):
         def logits_of(hidden, moved):
             given = list(arrays)
             for index, array in zip(moving, moved, strict=True):
@@ -118,12 +132,19 @@ def _forward(pure, parts, *closed_over):
         hit = jnp.arange(logits.shape[-1]) == targets[..., None]
         to_logits = exponentials * (scale / sums) - jnp.where(hit, scale, 0)
         to_hidden, to_arrays = pull(to_logits.astype(logits.dtype))
-        gradients = [old + new for old, new in zip(gradients, to_arrays, strict=True)]
-        return (total + _sum_of(nll, weights), gradients), (nll, to_hidden)
+        return (_sum_of(nll, weights), to_arrays), (nll, to_hidden)
 
-    wider = jnp.promote_types(hidden.dtype, jnp.float32)
-    start = jnp.zeros((), wider), [jnp.zeros_like(arrays[index]) for index in moving]
-    (total, gradients), (nll, to_hidden) = jax.lax.scan(chunk, start, (hidden, targets, weights))
+    def chunk(sums, part):
+        new, each = _in_groups(group, *part)
+        return jax.tree.map(jnp.add, sums, new), each
+
+    groups, wider = hidden.shape[1], jnp.promote_types(hidden.dtype, jnp.float32)
+    start = (
+        jnp.zeros(groups, wider),
+        [jnp.zeros((groups, *arrays[index].shape), arrays[index].dtype) for index in moving],
+    )
+    sums, (nll, to_hidden) = jax.lax.scan(chunk, jax.tree.map(constrain_groups, start), (hidden, targets, weights))
+    total, gradients = jax.tree.map(lambda x: x.sum(0), sums)
     return (total, nll), (to_hidden, dict(zip(moving, gradients, strict=True)), len(arrays))
 
 

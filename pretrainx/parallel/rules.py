@@ -7,6 +7,8 @@ keep the first one's shardings.)
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -114,6 +116,32 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """`x` with its sharding pinned to the logical axes `names`, one per dimension; as it is where no rules are bound."""
     rules = _RULES.value
     return x if rules is None else jax.lax.with_sharding_constraint(x, rules.sharding(names, x.shape))
+
+
+def row_groups(rows: int) -> int:
+    """Into how many groups the mesh in force lays so many rows of a batch; 1 where it keeps them together."""
+    rules = _RULES.value
+    ways = 1 if rules is None else rules.batch_ways()
+    return 1 if rows % ways else ways
+
+
+def within_group():
+    """Context manager: the rules in force as they are inside one group of rows, which is not split again."""
+    rules = _RULES.value
+    if rules is None:
+        return contextlib.nullcontext()
+    table = tuple((name, () if name == "batch" else axes) for name, axes in rules.table)
+    return dataclasses.replace(rules, table=table).bound()
+
+
+def constrain_groups(x: jax.Array) -> jax.Array:
+    """x [groups, ...] with each group where its rows are; the other dimensions lie as they come."""
+    rules = _RULES.value
+    if rules is None or x.shape[0] == 1:
+        return x
+    axes = tuple(axis for axis in rules.axes("batch") if rules.mesh.shape[axis] > 1)
+    spec = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(rules.mesh, spec))
 
 
 def platform() -> tuple[str, int]:

@@ -1,11 +1,15 @@
 """The chunked cross-entropy: values and gradients of the plain one, whole logits never made, frozen heads free."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pretrainx.objectives import cross_entropy
+from pretrainx.parallel.mesh import MeshConfig, make_mesh
+from pretrainx.parallel.rules import Rules, constrain
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 3, 12, 5, 17
 rng = np.random.default_rng(0)
@@ -103,3 +107,37 @@ def test_a_frozen_head_has_no_gradient_product():
 )
 def test_chunks_for(length, vocabulary, wanted):
     assert cross_entropy.chunks_for(length, vocabulary) == wanted
+
+
+def loops(text):
+    """The instructions inside the loops of a compiled program."""
+    bodies, name, found = set(re.findall(r"body=%?([\w.\-]+)", text)), None, []
+    for line in text.splitlines():
+        if line and not line.startswith(" "):
+            name = line.split()[0].lstrip("%")
+        elif name in bodies:
+            found.append(line)
+    return found
+
+
+def test_one_collective_for_all_chunks():
+    """Rows over eight devices: chunks are summed where they are, and the table's gradient crosses devices once."""
+    rules = Rules(make_mesh(MeshConfig(8)))
+    rows = lambda x: jax.device_put(np.repeat(x, 8, 0), rules.rows(np.repeat(x, 8, 0).shape))
+    hidden, targets, weights = map(rows, (HIDDEN, TARGETS, WEIGHTS))
+
+    def total(hidden, table):
+        with rules.bound():
+            head = lambda x: jnp.tanh(constrain(x @ table + SHIFT, "batch", "length", "act_vocab"))
+            return cross_entropy.scored(head, hidden, targets, weights, "nll", 4).totals["nll"]
+
+    program = jax.jit(jax.value_and_grad(total, (0, 1))).lower(hidden, TABLE).compile()
+    body = loops(program.as_text())
+    assert any("dot(" in line or "fusion(" in line for line in body), "the loop is there"
+    assert not [line for line in body if re.search(r"= \S+ (all-|reduce-scatter|collective)", line)]
+    assert "all-reduce" in program.as_text()
+    value, (to_hidden, to_table) = program(hidden, TABLE)
+    close(value, 8 * plain().sum())
+    wanted = jax.grad(lambda hidden, table: plain(hidden, table).sum(), (0, 1))(HIDDEN, TABLE)
+    close(to_table, 8 * wanted[1])
+    close(to_hidden, np.repeat(wanted[0], 8, 0))

@@ -28,7 +28,6 @@ def make_values(text):
     def make(**changes):
         values = {
             "model": {"width": 32, "depth": 2, "heads": 2, "dropout": 0.1},
-            "objective": {"loss_chunks": 1},  # simulated devices are spared a collective for each chunk
             "data": {"source": "text", "paths": [str(text)], "tokenizer": "bytes", "length": 32, "held_out": 0.3},
             "schedule": {"peak": 3e-3, "warmup": 2},
             "ema": {"decay": 0.8},

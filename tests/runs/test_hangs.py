@@ -51,7 +51,7 @@ sys.exit(main(["train", f"--config={sys.argv[2]}", f"--workdir={sys.argv[3]}"]))
 """
 
 
-@pytest.mark.parametrize("phase", ["step", "data"])
+@pytest.mark.parametrize("phase", ["step", pytest.param("data", marks=pytest.mark.slow)])
 def test_a_stuck_run(phase, make_values, tmp_path):
     objective = {"name": "stuck"} if phase == "step" else {}
     values = make_values(watchdog={phase: 4.0}, objective=objective, checkpoint={"every": 2})
