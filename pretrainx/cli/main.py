@@ -109,7 +109,7 @@ def _out_of_memory(error: Exception) -> OutOfMemoryError | None:
         why=detail[:400],
         do="one of these, cheapest first:\n"
         "--config.train.microbatches=N   twice as many: the same update from smaller pieces\n"
-        "--config.model.remat=full       recompute activations in the backward pass\n"
+        "--config.model.remat=full --config.model.unroll=1   recompute activations in the backward pass\n"
         "--config.mesh.data=1 --config.mesh.fsdp=-1   shard parameters and optimizer state over all devices",
     )
 

@@ -47,7 +47,7 @@ class DecoderConfig:
       window: a token sees itself and the window - 1 tokens before it; 0 sees all.
       dropout: rate on embeddings and both residual branches.
       remat: what the backward pass keeps of a block: "none" recomputes nothing, "dots" keeps all matrix products,
-        "weight_dots" those with weights, "full" only the block's input.
+        "weight_dots" those with weights, "full" only the block's input. A CPU saves nothing by it with unroll 0.
       attention: "auto" chooses by platform; "blocks", "xla" and "cudnn" name a kernel.
       unroll: blocks per iteration of the scan over layers; 0 unrolls all (fast on CPU at small depth).
       vocab_multiple: vocabulary tables are stored padded to a multiple of this.
@@ -121,6 +121,13 @@ class DecoderConfig:
                 where="config.model.max_length",
                 why=f"config.data.length {length}, config.model.max_length {self.max_length}",
                 do=f"--config.model.max_length={length}, or 0 to follow the data",
+            )
+        if self.attention == "cudnn" and not kernels.fits_cudnn(precision.compute, self.head_size):
+            raise ConfigError(
+                "cuDNN's attention does not take these heads",
+                where="config.model.attention",
+                why=f"heads of {self.head_size} in {precision.compute}; it takes multiples of 8 up to 128, in bfloat16",
+                do="--config.model.attention=auto, or other heads and --config.precision.compute=bfloat16",
             )
         return Decoder(self, vocab_size, self.max_length or length, precision, predicted)
 
@@ -215,7 +222,7 @@ class Decoder(nn.Module):
             self.position = Embedding(self.max_length, config.width, "position", std, precision)
         # scan and remat make a new class at each call: here, never as a field, or equal models would differ.
         policy = REMAT[config.remat]
-        block = Block if policy is None else nn.remat(Block, prevent_cse=False, policy=policy)
+        block = Block if policy is None else nn.remat(Block, prevent_cse=config.unroll == 0, policy=policy)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -236,7 +243,8 @@ class Decoder(nn.Module):
             if tokens.shape[1] > self.max_length:
                 raise ValueError(f"{tokens.shape[1]} tokens, but the position table has {self.max_length} rows")
             x = x + self.position(jnp.arange(tokens.shape[1]) if positions is None else positions)
-        return constrain(dropout(x, self.config.dropout, keys, 2 * self.config.depth), "batch", "length", "act_embed")
+        x = dropout(x.astype(self.precision.compute), self.config.dropout, keys, 2 * self.config.depth)
+        return constrain(x, "batch", "length", "act_embed")
 
     def blocks(
         self,

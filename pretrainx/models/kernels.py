@@ -5,11 +5,13 @@ The platform is that of the mesh whose rules are bound, so that a program compil
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from pretrainx.parallel.rules import platform
+from pretrainx.parallel.rules import device, ways
 
 ATTENTION = ("auto", "blocks", "xla", "cudnn")
 
@@ -34,7 +36,11 @@ def attention(
       kernel: one of ATTENTION; "auto" chooses by platform and dtype.
     Returns [B, T, H, K]. Scores and softmax are float32 or wider.
     """
-    kernel = _attention_kernel(query.dtype, filled is not None) if kernel == "auto" else kernel
+    if kernel == "auto":
+        packed = segments is not None
+        kernel = choose(
+            _hardware(), query.dtype, query.shape[3], query.shape[1], key.shape[2], packed, filled is not None
+        )
     if kernel == "blocks":
         return _blocks(query, key, value, window, segments, filled)
     local = (window - 1, 0) if window else None
@@ -49,13 +55,31 @@ def attention(
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=kernel)
 
 
-def _attention_kernel(dtype, decoding: bool) -> str:
-    """cuDNN's fused kernel takes 16-bit inputs only; `jax.nn.dot_product_attention` has a float32 softmax even for float64,
-    which would hide errors below 1e-7 from the equality tests; on a CPU blocks are faster (benchmarks/lm_step.py)."""
-    kind, _ = platform()
-    if kind == "cpu" or dtype == jnp.float64:
+def choose(
+    hardware: str, dtype, head_dim: int, length: int, shared: int, packed: bool = False, decoding: bool = False
+) -> str:
+    """The kernel that is fast and right there; `hardware` is "cpu", "cuda" (with tensor cores for bfloat16) or another.
+
+    `jax.nn.dot_product_attention` has a float32 softmax even for float64, which would hide errors below 1e-7 from the equality
+    tests; on a CPU blocks are faster (benchmarks/lm_step.py). cuDNN takes what `fits_cudnn` says, a mask only for even
+    lengths, no length that is laid over devices, and as many devices for key heads as for queries.
+    """
+    if hardware == "cpu" or dtype == jnp.float64:
         return "blocks"
-    return "cudnn" if kind == "gpu" and dtype.itemsize == 2 and not decoding else "xla"
+    whole = ways("length") == 1 and shared % ways("act_heads") == 0 and not (packed and length % 2)
+    return "cudnn" if hardware == "cuda" and whole and not decoding and fits_cudnn(dtype, head_dim) else "xla"
+
+
+def fits_cudnn(dtype, head_dim: int) -> bool:
+    """Whether cuDNN's fused attention takes heads of this width and dtype, on any GPU that it runs on."""
+    return jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
+
+
+def _hardware() -> str:
+    one, _ = device()
+    if one.platform == "gpu" and "NVIDIA" in one.device_kind and float(one.compute_capability) >= 8.0:
+        return "cuda"
+    return one.platform
 
 
 def allowed(queries: jax.Array, keys: jax.Array, window: int) -> jax.Array:
@@ -70,8 +94,12 @@ def same(queries: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def _blocks(query, key, value, window, segments, filled):
-    """Heads first, and a few blocks of queries that only look at the keys they may see: a third of the scores is skipped."""
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    """Heads first, and a few blocks of queries that only look at the keys they may see: a third of the scores is skipped.
+
+    In float32 or wider: a CPU is slower at these small products in bfloat16.
+    """
+    dtype, wider = query.dtype, jnp.promote_types(query.dtype, jnp.float32)
+    query, key, value = (x.astype(wider).swapaxes(1, 2) for x in (query, key, value))
     length = query.shape[2]
     count = 4 if filled is None and length >= 128 and length % 4 == 0 else 1
     found = []
@@ -84,7 +112,7 @@ def _blocks(query, key, value, window, segments, filled):
         if segments is not None:
             mask = mask & same(segments[:, first:last], segments[:, start:stop])[:, None]
         found.append(_softmax(query[:, :, first:last], key[:, :, start:stop], value[:, :, start:stop], mask))
-    return (found[0] if count == 1 else jnp.concatenate(found, axis=2)).swapaxes(1, 2)
+    return (found[0] if count == 1 else jnp.concatenate(found, axis=2)).swapaxes(1, 2).astype(dtype)
 
 
 @jax.custom_vjp
@@ -105,11 +133,10 @@ def _grouped(x: jax.Array, shared: int) -> jax.Array:
 def _softmax_forward(query, key, value, mask):
     batch, heads, times, size = query.shape
     grouped = _grouped(query, key.shape[1])
-    wider = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("bntk,bnsk->bnts", grouped, key, preferred_element_type=wider) * size**-0.5
+    scores = jnp.einsum("bntk,bnsk->bnts", grouped, key).reshape(batch, heads, times, -1) * size**-0.5
     # Finite: a row with nothing allowed is uniform, not NaN.
-    scores = jnp.where(mask, scores.reshape(batch, heads, times, -1), jnp.finfo(wider).min / 2)
-    weights = _grouped(jax.nn.softmax(scores, axis=-1).astype(value.dtype), key.shape[1])
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min / 2)
+    weights = _grouped(jax.nn.softmax(scores, axis=-1), key.shape[1])
     found = jnp.einsum("bnts,bnsk->bntk", weights, value).reshape(query.shape)
     return found, (grouped, key, value, weights)
 
@@ -117,12 +144,11 @@ def _softmax_forward(query, key, value, mask):
 def _softmax_backward(saved, gradient):
     query, key, value, weights = saved
     shape, gradient = gradient.shape, _grouped(gradient, key.shape[1])
-    wider = jnp.promote_types(query.dtype, jnp.float32)
     to_value = jnp.einsum("bnts,bntk->bnsk", weights, gradient)
-    to_weights = jnp.einsum("bntk,bnsk->bnts", gradient, value, preferred_element_type=wider)
+    to_weights = jnp.einsum("bntk,bnsk->bnts", gradient, value)
     moved = (to_weights * weights).sum(-1, keepdims=True)
     # Where the mask is False the weight is 0, or all of a row's are equal and its loss has weight 0.
-    to_scores = (weights * (to_weights - moved) * query.shape[-1] ** -0.5).astype(query.dtype)
+    to_scores = weights * (to_weights - moved) * query.shape[-1] ** -0.5
     to_query = jnp.einsum("bnts,bnsk->bntk", to_scores, key).reshape(shape)
     return to_query, jnp.einsum("bnts,bntk->bnsk", to_scores, query), to_value, None
 
@@ -132,40 +158,50 @@ _softmax.defvjp(_softmax_forward, _softmax_backward)
 
 def matmul(x: jax.Array, kernel: jax.Array, dtype: str) -> jax.Array:
     """x [..., I] times kernel [I, O], operands in `dtype`, accumulated and returned in float32 or wider: [..., O]."""
-    if jnp.dtype(dtype) == jnp.bfloat16 and platform() == ("cpu", 1):
-        rows = x.astype(dtype).reshape(-1, x.shape[-1])
-        return _bfloat16(rows, kernel).reshape(*x.shape[:-1], -1)
-    wider = jnp.promote_types(dtype, jnp.float32)
-    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=wider)
+    x = x.astype(dtype)
+    one, count = device()
+    alone = one.platform == "cpu" and count == 1
+    # Of rank 2: a CPU is half as fast at a product of rank 3, whose neighbours are not fused.
+    rows = x.reshape(-1, x.shape[-1]) if alone else x
+    if x.dtype.itemsize == 2:
+        y = _narrow(rows, kernel, alone)
+    else:
+        y = jnp.matmul(rows, kernel.astype(dtype), preferred_element_type=jnp.promote_types(dtype, jnp.float32))
+    return y.reshape(*x.shape[:-1], -1)
 
 
-@jax.custom_vjp
-def _bfloat16(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A CPU multiplies bfloat16 fast only as bfloat16 x bfloat16 -> float32 of row-major operands; autodiff's products are
-    neither, so both gradients are spelt out."""
-    return _product(x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _narrow(x: jax.Array, kernel: jax.Array, pinned: bool) -> jax.Array:
+    """16-bit x [..., I] times kernel [I, O], rounded to the same: float32[..., O].
+
+    The operands of both gradients are 16-bit too: autodiff would multiply the float32 cotangent by operands made wider.
+    pinned: transposes have memory of their own. A CPU multiplies bfloat16 fast only where operands are row-major, and XLA folds
+    a mere transpose back into the product.
+    """
+    return _times(x, kernel.astype(x.dtype))
 
 
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+def _times(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
-def _transposed(x: jax.Array) -> jax.Array:
-    """x.T in memory of its own: XLA folds a mere transpose back into the product, and leaves the fast path."""
-    return with_layout_constraint(x.T, Layout((0, 1)))
+def _narrow_forward(x, kernel, pinned):
+    return _times(x, kernel.astype(x.dtype)), (x, kernel)
 
 
-def _bfloat16_forward(x, kernel):
-    return _product(x, kernel), (x, kernel)
-
-
-def _bfloat16_backward(saved, gradient):
+def _narrow_backward(pinned, saved, gradient):
     x, kernel = saved
-    gradient = gradient.astype(jnp.bfloat16)
-    to_x = _product(gradient, _transposed(kernel.astype(jnp.bfloat16)))
-    # Pinned, since a transpose of this result would make a product that compiles and cannot run.
-    to_kernel = with_layout_constraint(_product(_transposed(x), gradient), Layout((0, 1)))
+    gradient, weights = gradient.astype(x.dtype), kernel.astype(x.dtype)
+    if pinned:
+        row_major = lambda array: with_layout_constraint(array, Layout((0, 1)))
+        to_x = _times(gradient, row_major(weights.T))
+        # The result is pinned, since a transpose of it would make a product that compiles and cannot run.
+        to_kernel = row_major(_times(row_major(x.T), gradient))
+    else:
+        kept = tuple(range(x.ndim - 1))
+        to_x = _times(gradient, weights.T)
+        to_kernel = jnp.tensordot(x, gradient, (kept, kept), preferred_element_type=jnp.float32)
     return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
-_bfloat16.defvjp(_bfloat16_forward, _bfloat16_backward)
+_narrow.defvjp(_narrow_forward, _narrow_backward)

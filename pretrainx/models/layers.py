@@ -64,13 +64,14 @@ class Linear(nn.Module):
         shape = tuple(size for _, size in self.inputs + self.outputs)
         initial = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
         kernel = self.param("kernel", initial, shape, self.precision.params)
-        y = contract(x, kernel, len(self.inputs), self.precision.compute, self.wide)
+        y = contract(x, kernel, len(self.inputs), self.precision.compute, wide=True)
         if self.bias:
             names = tuple(name for name, _ in self.outputs)
             initial = nn.with_logical_partitioning(nn.initializers.zeros, names)
             sizes = tuple(size for _, size in self.outputs)
-            y = y + self.param("bias", initial, sizes, self.precision.params).astype(y.dtype)
-        return y
+            # Before the rounding: its gradient is a sum over all tokens, which bfloat16 cannot add up.
+            y = y + self.param("bias", initial, sizes, self.precision.params)
+        return y if self.wide else y.astype(self.precision.compute)
 
 
 def contract(x: jax.Array, kernel: jax.Array, count: int, dtype: str, wide: bool = False) -> jax.Array:
@@ -122,9 +123,10 @@ class Embedding(nn.Module):
         self.table = self.param("table", initial, (self.rows, self.width), self.precision.params)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """[..., width] of ids int32[...]. The table is gathered over `embed` first: a lookup in a table that is split
-        both ways makes XLA rematerialise it whole."""
-        return constrain(self.table.astype(self.precision.compute), self.axis, None)[ids]
+        """[..., width] of ids int32[...], in the parameters' dtype: the gradient is a sum over all places of an id, which
+        bfloat16 cannot add up. The table is gathered over `embed` first: a lookup in a table that is split both ways makes
+        XLA rematerialise it whole."""
+        return constrain(self.table, self.axis, None)[ids]
 
     def attend(self, x: jax.Array) -> jax.Array:
         """Products of x [..., width] with every row: float32 [..., rows]."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.core.errors import nearest
 from pretrainx.core.records import Observation, Term
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
@@ -64,7 +64,7 @@ class Autoregressive(Objective):
             observation.targets,
             observation.weights["nll"],
             "nll",
-            self.chunks or cross_entropy.chunks_for(self.length, self.vocabulary.size),
+            self.chunks,
         )
 
     def _blocks(self, run, inputs, keys):
@@ -114,7 +114,7 @@ class AutoregressiveConfig:
     """The section `config.objective` of this paradigm.
 
     Attributes:
-      loss_chunks: into how many pieces a row is cut for its logits, a divisor of config.data.length; 0 chooses by size.
+      loss_chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
     """
 
     loss_chunks: int = field(default=0, metadata={"min": 0})
@@ -123,13 +123,6 @@ class AutoregressiveConfig:
         self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
     ) -> Autoregressive:
         """`model` is the section `config.model`; `length` the data's T; `segmented`: rows hold several documents."""
-        if self.loss_chunks and length % self.loss_chunks:
-            raise ConfigError(
-                "the chunks of the loss do not divide the rows",
-                where="config.objective.loss_chunks",
-                why=f"{self.loss_chunks} chunks, config.data.length is {length}",
-                do="--config.objective.loss_chunks=0 chooses by size",
-            )
         return Autoregressive(
             model.build(vocabulary.size, length, precision, vocabulary.predicted),
             vocabulary,

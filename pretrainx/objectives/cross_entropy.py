@@ -11,8 +11,8 @@ from pretrainx.core.records import Outcome
 from pretrainx.models.layers import wide
 from pretrainx.parallel.rules import constrain, constrain_groups, row_groups, within_group
 
-# Logits of a row in a chunk: about so many while there are few chunks, and never more than the second.
-CHUNK_LOGITS, MOST_LOGITS, FEW = 2**18, 2**22, 16
+# Of a chunk on one device: about so many logits (256 MiB in float32), and tokens enough to keep a matrix unit busy.
+CHUNK_LOGITS, CHUNK_TOKENS, FEWEST_CHUNKS = 2**26, 1024, 4
 
 
 def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -20,11 +20,10 @@ def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return _nll_and_exponentials(logits, targets)[0]
 
 
-def chunks_for(length: int, vocab_size: int) -> int:
-    """Into how many chunks rows of T tokens are cut: at least 4 where T allows, more as the vocabulary grows."""
-    logits = length * vocab_size
-    wanted = max(4, min(FEW, -(-logits // CHUNK_LOGITS)), -(-logits // MOST_LOGITS))
-    return next(count for count in range(min(wanted, length), length + 1) if length % count == 0)
+def chunks_for(rows: int, length: int, vocab_size: int) -> int:
+    """Into how many chunks the tokens of so many rows on one device are cut: at least 4 where T allows."""
+    tokens = max(CHUNK_TOKENS, CHUNK_LOGITS // vocab_size)
+    return min(length, max(FEWEST_CHUNKS, -(-rows * length // tokens)))
 
 
 def scored(
@@ -33,27 +32,37 @@ def scored(
     targets: jax.Array,
     weights: jax.Array,
     term: str,
-    chunks: int,
+    chunks: int = 0,
 ) -> Outcome:
     """The weighted sum of -log softmax(head(hidden))[target] as the term `term`, and its sum per row.
 
     Args:
       head: [B, t, D] -> logits [B, t, V], token by token; what it closes over is differentiated too.
       hidden: [B, T, D]; targets: int32[B, T]; weights: [B, T].
-      chunks: divides T.
+      chunks: into how many pieces the tokens of a row are cut; 0 chooses by size.
 
     The gradient of the sum is made with the sum, chunk by chunk: the backward pass only scales it, and no logits are kept or
     computed twice.
     """
+    rows, length = targets.shape
+    if not chunks:
+        shape = jax.eval_shape(head, jax.ShapeDtypeStruct((1, 1, hidden.shape[2]), hidden.dtype))
+        chunks = chunks_for(rows // row_groups(rows), length, shape.shape[-1])
     parts = tuple(_divided(x, chunks) for x in (hidden, targets, weights))
-    # As a function of explicit arguments, traced once, here: interceptors of a wrapper are in force now, not later.
-    with within_group():
-        pure, closed_over = jax.closure_convert(head, parts[0][0, 0])
+    pure, closed_over = _explicit(head, parts[0][0, 0])
     total, nll = _weighted(pure, parts, *closed_over)
-    nll = jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 3).reshape(targets.shape)
+    nll = jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 3).reshape(rows, -1)[:, :length]
     # `where`, since 0 times a NaN is NaN.
-    rows = jnp.where(weights > 0, weights * nll, 0).sum(axis=1)
-    return Outcome(totals={term: total}, per_row={term: rows})
+    per_row = jnp.where(weights > 0, weights * nll, 0).sum(axis=1)
+    return Outcome(totals={term: total}, per_row={term: per_row})
+
+
+def _explicit(head: Callable, example: jax.Array) -> tuple[Callable, list]:
+    """(function of x and of all arrays that `head` closes over, these arrays). Traced once, here: interceptors of a wrapper are
+    in force now, and later only the program is."""
+    with within_group():
+        program = jax.make_jaxpr(head)(example)
+    return lambda x, *arrays: jax.core.eval_jaxpr(program.jaxpr, arrays, x)[0], program.consts
 
 
 def outcome(term: str, nll: jax.Array, weights: jax.Array) -> Outcome:
@@ -63,12 +72,13 @@ def outcome(term: str, nll: jax.Array, weights: jax.Array) -> Outcome:
 
 
 def _divided(x: jax.Array, count: int) -> jax.Array:
-    """[B, T, ...] -> [count, groups, B / groups, T / count, ...].
+    """[B, T, ...] -> [count, groups, B / groups, T / count, ...], T filled up with zeros to a multiple of `count`.
 
     Chunk j holds tokens j, j + count, ..., so that a length that is laid over devices stays on all of them. Groups are the
     rows that lie together: what is summed over a chunk is summed in each group, and over groups once, after the last chunk.
     (A sum over rows inside the loop would be a collective for each chunk, of a gradient as large as the vocabulary table.)
     """
+    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % count)] + [(0, 0)] * (x.ndim - 2))
     rows, length = x.shape[:2]
     groups = row_groups(rows)
     x = x.reshape(groups, rows // groups, length // count, count, *x.shape[2:])
@@ -120,6 +130,9 @@ def _forward(pure, parts, *closed_over):
     moving = [index for index, each in enumerate(closed_over) if each.perturbed]
 
     def group(hidden, targets, weights):
+        # What has no weight may be NaN, and 0 x NaN would reach the head.
+        hidden = jnp.where(weights[..., None] > 0, hidden, 0)
+
         def logits_of(hidden, moved):
             given = list(arrays)
             for index, array in zip(moving, moved, strict=True):
@@ -139,13 +152,13 @@ def _forward(pure, parts, *closed_over):
         return jax.tree.map(jnp.add, sums, new), each
 
     groups, wider = hidden.shape[1], jnp.promote_types(hidden.dtype, jnp.float32)
-    start = (
-        jnp.zeros(groups, wider),
-        [jnp.zeros((groups, *arrays[index].shape), arrays[index].dtype) for index in moving],
-    )
+    # Summed in float32 or wider, also where parameters are bfloat16.
+    zeros = lambda array: jnp.zeros((groups, *array.shape), jnp.promote_types(array.dtype, jnp.float32))
+    start = jnp.zeros(groups, wider), [zeros(arrays[index]) for index in moving]
     sums, (nll, to_hidden) = jax.lax.scan(chunk, jax.tree.map(constrain_groups, start), (hidden, targets, weights))
     total, gradients = jax.tree.map(lambda x: x.sum(0), sums)
-    return (total, nll), (to_hidden, dict(zip(moving, gradients, strict=True)), len(arrays))
+    gradients = {index: x.astype(arrays[index].dtype) for index, x in zip(moving, gradients, strict=True)}
+    return (total, nll), (to_hidden, gradients, len(arrays))
 
 
 def _backward(pure, saved, cotangents):

@@ -144,9 +144,13 @@ def constrain_groups(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(rules.mesh, spec))
 
 
-def platform() -> tuple[str, int]:
-    """("cpu", "gpu" or "tpu", devices) of the mesh in force, or of this process's default backend and one device."""
+def device() -> tuple[jax.Device, int]:
+    """(one device, their number) of the mesh in force, or of this process where none is."""
     rules = _RULES.value
-    if rules is None:
-        return jax.default_backend(), 1
-    return rules.mesh.devices.flat[0].platform, rules.mesh.size
+    return (jax.local_devices()[0], 1) if rules is None else (rules.mesh.devices.flat[0], rules.mesh.size)
+
+
+def ways(name: str) -> int:
+    """Over how many devices the rules in force would split the logical axis `name`; 1 without rules."""
+    rules = _RULES.value
+    return 1 if rules is None else math.prod(rules.mesh.shape[axis] for axis in rules.axes(name))

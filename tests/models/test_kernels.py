@@ -1,11 +1,21 @@
 """Attention row by row against a loop in numpy, for every kernel this machine has; matrix products and their gradients."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pretrainx.core import axes, paths
+from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import kernels
+from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.layers import Precision
+from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.parallel.mesh import MeshConfig, make_mesh
+from pretrainx.parallel.rules import Rules
 
 draw = lambda *shape, seed=0: np.random.default_rng(seed).standard_normal(shape)
 GAP = {"blocks": 1e-12, "xla": 1e-5}  # the library's softmax is float32 even here
@@ -106,3 +116,72 @@ def test_products_in_bfloat16():
     np.testing.assert_allclose(np.asarray(to_x, float), rounded(weight) @ rounded(kernel).T, rtol=1e-2, atol=1e-2)
     wanted = rounded(x).reshape(-1, 8).T @ rounded(weight).reshape(-1, 6)
     np.testing.assert_allclose(to_kernel, wanted, rtol=1e-5, atol=1e-5)
+
+
+def rules_of(**mesh):
+    return Rules(make_mesh(MeshConfig(**{"data": 1, **mesh}), jax.devices()[: math.prod(mesh.values())]))
+
+
+@pytest.mark.parametrize(
+    "wanted, mesh, arguments",
+    [
+        ("blocks", {}, ("cpu", "bfloat16", 64, 128, 4)),
+        ("blocks", {}, ("cuda", "float64", 64, 128, 4)),
+        ("cudnn", {}, ("cuda", "bfloat16", 64, 128, 4)),
+        ("xla", {}, ("cuda", "float32", 64, 128, 4)),
+        ("xla", {}, ("gpu", "bfloat16", 64, 128, 4)),
+        ("xla", {}, ("tpu", "bfloat16", 64, 128, 4)),
+        ("xla", {}, ("cuda", "bfloat16", 20, 128, 4)),
+        ("xla", {}, ("cuda", "bfloat16", 256, 128, 4)),
+        ("cudnn", {}, ("cuda", "bfloat16", 64, 127, 4)),
+        ("xla", {}, ("cuda", "bfloat16", 64, 127, 4, True)),
+        ("cudnn", {}, ("cuda", "bfloat16", 64, 128, 4, True)),
+        ("xla", {}, ("cuda", "bfloat16", 64, 128, 4, False, True)),
+        ("xla", {"context": 2}, ("cuda", "bfloat16", 64, 128, 4)),
+        ("cudnn", {"tensor": 2}, ("cuda", "bfloat16", 64, 128, 4)),
+        ("xla", {"tensor": 8}, ("cuda", "bfloat16", 64, 128, 4)),
+        ("cudnn", {"fsdp": 8}, ("cuda", "bfloat16", 64, 128, 4)),
+    ],
+    ids=str,
+)
+def test_choice(wanted, mesh, arguments):
+    """cuDNN only where it runs: NVIDIA, 16 bits, heads of 8, 16, ... 128, whole lengths, key heads split as queries are."""
+    with rules_of(**mesh).bound():
+        assert kernels.choose(arguments[0], jnp.dtype(arguments[1]), *arguments[2:]) == wanted
+
+
+def test_products_of_gradients_are_narrow():
+    """On an accelerator too: every product of a bfloat16 layer, forward and backward, has bfloat16 operands."""
+    x, kernel = jnp.ones((2, 4, 8), jnp.bfloat16), jnp.ones((8, 6), jnp.float32)
+    loss = lambda x, kernel: kernels.matmul(x, kernel, "bfloat16").sum()
+    with rules_of(data=8).bound():  # what one CPU does otherwise is for one CPU
+        program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel))
+    products = re.findall(r"dot_general\[.*?\] (\w+) (\w+)", program, re.DOTALL)
+    types = dict(re.findall(r"(\w+):(\w+)\[", program))
+    assert len(products) >= 2 and {types[name] for pair in products for name in pair} == {"bf16"}
+
+
+def test_a_whole_model_in_bfloat16():
+    """Every leaf's gradient is that of float32 to bfloat16's rounding, also of a token that comes a thousand times."""
+    config = DecoderConfig(width=16, depth=2, heads=2, vocab_multiple=16)
+    vocabulary = Vocabulary(40, (("pad", 0), ("eos", 1)))
+    tokens = np.minimum(np.random.default_rng(0).zipf(1.3, (16, 129)), 39).astype(np.int32)
+    batch = {"tokens": tokens, "valid": np.ones(16, bool)}
+
+    def gradient(dtype):
+        objective = AutoregressiveConfig().build(config, vocabulary, 128, Precision("float32", dtype))
+        params = axes.unbox(objective.init(jax.random.key(0), batch))
+        rng = np.random.default_rng(1)
+        params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype("f4"), params)
+        keys = objective.row_keys(jax.random.key(0), batch)
+
+        def loss(params):
+            seen = objective.observe_rows(keys, batch, 0)
+            return objective.encode(params, {}, seen, keys, 0, train=True).totals["nll"]
+
+        return dict(paths.leaves(jax.jit(jax.grad(loss))(params)))
+
+    narrow, exact = gradient("bfloat16"), gradient("float32")
+    for path, leaf in exact.items():
+        if not path.endswith("key/bias"):  # zero but for rounding: softmax does not see it
+            assert np.linalg.norm(narrow[path] - leaf) < 0.04 * np.linalg.norm(leaf), path

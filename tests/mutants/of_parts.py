@@ -118,6 +118,22 @@ MODELS = [
         "tests/objectives/test_cross_entropy.py::test_values_and_gradients[3]",
     ),
     Mutant(
+        "narrow lookup",
+        "a bfloat16 lookup, whose gradient bfloat16 adds up",
+        LAYERS,
+        "return constrain(self.table, self.axis, None)[ids]",
+        "return constrain(self.table.astype(self.precision.compute), self.axis, None)[ids]",
+        TEST_KERNELS + "a_whole_model_in_bfloat16",
+    ),
+    Mutant(
+        "narrow bias",
+        "a bias added after the rounding, whose gradient bfloat16 adds up",
+        LAYERS,
+        "y = contract(x, kernel, len(self.inputs), self.precision.compute, wide=True)",
+        "y = contract(x, kernel, len(self.inputs), self.precision.compute)",
+        TEST_KERNELS + "a_whole_model_in_bfloat16",
+    ),
+    Mutant(
         "chunk collectives",
         "the head's gradient is summed over devices chunk by chunk",
         "pretrainx/objectives/cross_entropy.py",

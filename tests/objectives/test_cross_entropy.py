@@ -37,7 +37,7 @@ def plain(hidden=HIDDEN, table=TABLE, shift=SHIFT):
     return (nll * WEIGHTS).sum(1)
 
 
-@pytest.mark.parametrize("chunks", [1, 3, 4, 12])
+@pytest.mark.parametrize("chunks", [0, 1, 3, 5, 12])
 def test_values_and_gradients(chunks):
     """Of the hidden states and of everything that the head closes over, also under a scale (the step's 1 / W)."""
     found = by_chunks(chunks)
@@ -62,15 +62,37 @@ def test_gradient_through_a_scan():
 
 
 def test_targets_of_weight_zero_are_not_looked_at():
-    """Not even where the model is not finite."""
+    """Not even where the model is not finite there: neither value nor any gradient."""
     weights = np.ones((ROWS, LENGTH), "f4")
     weights[0, 3] = 0
     hidden = HIDDEN.copy()
     hidden[0, 3] = np.nan
-    total = lambda hidden: by_chunks(3, hidden, weights=weights).totals["nll"]
-    value, gradient = jax.value_and_grad(total)(hidden)
-    assert np.isfinite(value)
-    assert np.isfinite(np.delete(gradient.reshape(-1, WIDTH), 3, 0)).all()
+    total = lambda hidden, table: by_chunks(3, hidden, table, weights=weights).totals["nll"]
+    value, gradients = jax.value_and_grad(total, (0, 1))(hidden, TABLE)
+    assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
+    assert not gradients[0][0, 3].any()
+
+
+def test_integers_of_the_head():
+    """A traced integer that the head closes over, under remat: everything that it reads is an argument."""
+
+    def total(table, limit):
+        head = lambda x: jnp.where(jnp.arange(VOCABULARY) < limit, x @ table, -30.0)
+        return cross_entropy.scored(head, HIDDEN, TARGETS, WEIGHTS, "nll", 3).totals["nll"]
+
+    plainly = jax.grad(total)(TABLE, VOCABULARY)
+    close(jax.jit(jax.grad(jax.checkpoint(total)))(TABLE, jnp.int32(VOCABULARY)), plainly)
+
+
+def test_the_gradient_of_the_head_is_summed_wide():
+    """512 chunks of half a unit each are 256: summed in bfloat16 they would stop at 128, where a half is lost."""
+    ones, table = np.ones((1, 512, 1), "f4"), jnp.zeros((1, 2), jnp.bfloat16)
+
+    def total(table):
+        head = lambda x: x @ table
+        return cross_entropy.scored(head, ones, np.zeros((1, 512), int), ones[..., 0], "nll", 512).totals["nll"]
+
+    assert jax.grad(total)(table).tolist() == [[-256.0, 256.0]]
 
 
 def shapes(jaxpr):
@@ -103,10 +125,18 @@ def test_a_frozen_head_has_no_gradient_product():
 
 
 @pytest.mark.parametrize(
-    "length, vocabulary, wanted", [(128, 320, 4), (256, 8192, 8), (1024, 50257, 16), (8192, 128256, 256), (3, 9, 3)]
+    "rows, length, vocabulary, wanted",
+    [
+        (8, 128, 320, 4),
+        (8, 256, 8192, 4),
+        (32, 1024, 50257, 25),
+        (2, 8192, 128256, 16),
+        (1, 3, 9, 3),
+        (8, 521, 16384, 4),
+    ],
 )
-def test_chunks_for(length, vocabulary, wanted):
-    assert cross_entropy.chunks_for(length, vocabulary) == wanted
+def test_chunks_for(rows, length, vocabulary, wanted):
+    assert cross_entropy.chunks_for(rows, length, vocabulary) == wanted
 
 
 def loops(text):
