@@ -8,8 +8,8 @@ Processes find each other on loopback, by variables that `config.distributed.kin
 
 When one process ends otherwise than by 0, the others get SIGTERM, and SIGKILL --grace seconds later. The exit code that came
 first decides: 75 (preempted, saved) starts all again; 7, 134, 137, 139 (hang, abort after a peer's death, killed, crashed) too,
-but at most --restarts times without a new checkpoint in between; every other code ends the launcher with it. SIGTERM, SIGINT
-and SIGUSR1 are passed on to all processes, with the same grace, and nothing is started again after them.
+but these at most --restarts times without a new checkpoint in between; every other code ends the launcher with it. SIGTERM,
+SIGINT and SIGUSR1 are passed on to all processes, with the same grace, and nothing is started again after them.
 
 Needs nothing but Python.
 """
@@ -132,13 +132,17 @@ class Gang:
         self.stopping = False  # whether a signal was passed on: the processes end, or are killed after the grace
         self.processes, self.copies = [], []
         for process in range(options.processes):
-            child = subprocess.Popen(
-                options.command,
-                env=os.environ | environment(options, process, port, gpus),
-                stdout=subprocess.PIPE if process else None,
-                stderr=subprocess.PIPE if process else None,
-                start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
-            )
+            try:
+                child = subprocess.Popen(
+                    options.command,
+                    env=os.environ | environment(options, process, port, gpus),
+                    stdout=subprocess.PIPE if process else None,
+                    stderr=subprocess.PIPE if process else None,
+                    start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
+                )
+            except OSError:  # no such command, or too many processes: those that were started wait for this one
+                self.send(signal.SIGKILL)
+                raise
             self.processes.append(child)
             for source, target in ((child.stdout, sys.stdout), (child.stderr, sys.stderr)) if process else ():
                 copy = threading.Thread(target=prefixed, args=(process, source, target.buffer), daemon=True)
@@ -207,14 +211,21 @@ def run(options: Options, gpus: int) -> int:
     in_vain = 0
     while True:
         before = durable_step(options.workdir)
-        gangs.append(Gang(options, gpus))
+        try:
+            gangs.append(Gang(options, gpus))
+        except OSError as error:
+            tell(f"{options.command[0]!r} cannot be started: {error.strerror or error}")
+            return 2
         if stopped:  # it came while they were being started
             gangs[-1].stop(stopped[-1])
         code = gangs[-1].wait()
         if code == 0:
             return 0
         after = durable_step(options.workdir)
-        in_vain = 0 if after > before else in_vain + 1
+        if after > before:
+            in_vain = 0
+        elif code in LIMITED:
+            in_vain += 1
         what = f"process {gangs[-1].first[0]} of {options.processes} ended first, by {code}"
         what += " (killed: perhaps by the kernel, out of memory)" if code == 137 else ""
         if stopped:
@@ -224,7 +235,7 @@ def run(options: Options, gpus: int) -> int:
             tell(f"{what}; that is not started again")
             return code
         if code in LIMITED and in_vain > options.restarts:
-            tell(f"{what}; {in_vain} attempts in a row without a new checkpoint, the last is {after}: given up")
+            tell(f"{what}; {in_vain} times without a new checkpoint, the last is {after}: given up")
             return code
         tell(f"{what}; all are started again, from step {max(after, 0)}")
 

@@ -15,12 +15,13 @@ _TRAIN_KEYS = ("steps", "batch_size", "microbatches", "log_every", "eval_every",
 
 @dataclass(frozen=True)
 class Flag:
-    """`--name=METAVAR`; without a metavar it takes no value."""
+    """`--name=METAVAR`; without a metavar it takes no value. `may_be_empty`: `--name=` is a value, as of a text."""
 
     name: str
     help: str
     metavar: str = ""
     required: bool = False
+    may_be_empty: bool = False
 
     def form(self) -> str:
         return f"--{self.name}={self.metavar}" if self.metavar else f"--{self.name}"
@@ -98,7 +99,7 @@ def parse(command: Command, words: list[str]) -> Arguments:
             problems.append(f"unknown flag {written}: {_nearest_flag(name, flags, command)}")
         elif name in arguments.flags:
             problems.append(f"--{name} is given twice: keep one")
-        elif flags[name].metavar and not value:
+        elif flags[name].metavar and not value and (value is None or not flags[name].may_be_empty):
             problems.append(f"--{name} has no value: {flags[name].form()}")
         elif not flags[name].metavar and value is not None:
             problems.append(f"--{name} takes no value: leave out {'=' + value!r}")

@@ -20,18 +20,20 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import RequiredValueError
 
+from pretrainx.core.config import ABSENT
 from pretrainx.core.errors import ConfigError
 
 _SPELLINGS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def load(spec: str, overrides: list[tuple[str, str]] = ()) -> dict[str, Any]:
+def load(spec: str, overrides: list[tuple[str, str]] = (), complete: bool = True) -> dict[str, Any]:
     """The nested dict of a config file with overrides laid over it; what it means is left to the strict parser.
 
     Args:
       spec: `FILE.py`, `FILE.py:ARG` (the file has `get_config(arg="")` and gives a ConfigDict), or `FILE.json`.
       overrides: (dotted key, text) pairs such as ("train.steps", "20"); the text is read as a Python literal,
         else as a string. Sections that do not exist are made. References between ConfigDict fields follow.
+      complete: whether a required value that is not set is refused; else it is core.config.ABSENT.
 
     Raises:
       ConfigError: the file is missing or fails, or a key leads through a value that is not a section.
@@ -54,7 +56,7 @@ def load(spec: str, overrides: list[tuple[str, str]] = ()) -> dict[str, Any]:
     values = _from_json(path, argument) if path.suffix == ".json" else _from_python(path, argument)
     for key, text in overrides:
         _put(values, key, literal(text))
-    return _resolved(values, "config")
+    return _resolved(values, "config", complete)
 
 
 def literal(text: str) -> Any:
@@ -152,18 +154,20 @@ def _unlocked(config: Any) -> Any:
     return config
 
 
-def _resolved(value: Any, path: str) -> Any:
+def _resolved(value: Any, path: str, complete: bool) -> Any:
     if isinstance(value, FieldReference):
         try:
-            return _resolved(value.get(), path)
+            return _resolved(value.get(), path, complete)
         except RequiredValueError as error:
+            if not complete:
+                return ABSENT
             raise ConfigError(
                 "a required value is not set", where=path, why=str(error), do=f"--{path}=VALUE"
             ) from error
     if isinstance(value, (ConfigDict, Mapping)):
-        return {key: _resolved(item, f"{path}.{key}") for key, item in _unlocked(value).items()}
+        return {key: _resolved(item, f"{path}.{key}", complete) for key, item in _unlocked(value).items()}
     if type(value) in (list, tuple):
-        return type(value)(_resolved(item, f"{path}[{index}]") for index, item in enumerate(value))
+        return type(value)(_resolved(item, f"{path}[{index}]", complete) for index, item in enumerate(value))
     return value
 
 

@@ -22,7 +22,7 @@ COMMANDS = (
         _generate,
         (
             Flag("workdir", "the directory of a run, or of an imported model", "DIR", required=True),
-            Flag("prompt", "the text to continue", "TEXT", required=True),
+            Flag("prompt", "the text to continue; may be empty", "TEXT", required=True, may_be_empty=True),
             Flag("max_tokens", "how many tokens at most (default 128)", "N"),
             Flag("temperature", "0 takes the likeliest token; default 0.8", "T"),
             Flag("seed", "of the draws (default 0)", "S"),

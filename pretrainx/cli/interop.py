@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pretrainx.cli.arguments import Arguments, Command, Flag
-from pretrainx.core.errors import ConfigError
+from pretrainx.cli.arguments import Arguments, Command, Flag, whole_number
 
 
 def _import(arguments: Arguments) -> int:
@@ -16,10 +15,8 @@ def _import(arguments: Arguments) -> int:
 def _export(arguments: Arguments) -> int:
     from pretrainx.runs.interop import export_model
 
-    step = arguments.flags.get("step")
-    if step is not None and not step.isdigit():
-        raise ConfigError("a step is a whole number", where=f"--step={step}", do="pretrainx ckpt list names the steps")
-    export_model(arguments.flags["workdir"], arguments.flags["target"], None if step is None else int(step))
+    step = whole_number(arguments, "step") if "step" in arguments.flags else None
+    export_model(arguments.flags["workdir"], arguments.flags["target"], step)
     return 0
 
 

@@ -14,7 +14,8 @@ def _train(arguments: Arguments) -> int:
     if "dry_run" in arguments.flags:
         from pretrainx.runs.dry_run import dry_run
 
-        return dry_run(values, arguments.flags["workdir"], allowed, load(arguments.flags["config"]))
+        of_file = load(arguments.flags["config"], complete=False)
+        return dry_run(values, arguments.flags["workdir"], allowed, of_file)
     with Signals():  # imports take seconds: a signal that comes meanwhile ends the run as it would later
         from pretrainx.runs.train import train
 

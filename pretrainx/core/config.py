@@ -4,7 +4,7 @@ A schema is a dataclass whose annotations are the types. Field metadata narrows 
 
     {"choices": (...)}                 the value is one of these
     {"min": n}, {"max": n}             inclusive limits
-    {"above": n}                       exclusive lower limit
+    {"above": n}, {"below": n}         exclusive limits
     {"table": {name: dataclass}}       a section whose key `name` selects its dataclass; beside it
     {"default_name": name}             is the choice where `name` is left out
 
@@ -329,6 +329,8 @@ def _outside(value: Any, metadata: Mapping[str, Any]) -> str:
         return f"{value!r} is above the largest value {metadata['max']}"
     if "above" in metadata and not value > metadata["above"]:
         return f"{value!r} must be above {metadata['above']}"
+    if "below" in metadata and not value < metadata["below"]:
+        return f"{value!r} must be below {metadata['below']}"
     return ""
 
 

@@ -125,9 +125,9 @@ def _fields(reader: Any, where: str) -> dict[str, Any]:
     problems = [f"llama.{key}: missing" for key in sorted(needed - found.keys())]
     problems += [f"llama.{key}: unknown, {found[key]!r}" for key in sorted(found.keys() - known)]
     problems += [
-        f"llama.{key}: {found[key]!r}, expected one number for all layers"
+        f"llama.{key}: {found[key]!r}, expected one number above 0 for all layers"
         for key in sorted(found.keys() & known)
-        if not isinstance(found[key], (int, float))
+        if not isinstance(found[key], (int, float)) or not found[key] > 0
     ]
     if problems:
         raise DataError(
@@ -154,10 +154,16 @@ def _tensors(reader: Any, turned: dict[str, int]) -> dict[str, np.ndarray]:
                 why=str(error) or tensor.tensor_type.name,
                 do="give a file of another quantisation, or of float16",
             ) from error
-        *block, name, suffix = tensor.name.split(".")
-        array = halves(array, turned[name]) if name in turned else array
-        front = f"model.layers.{block[1]}." if block else ""
-        found[f"{front}{NAMES.get(name, name)}.{suffix}"] = array
+        match tensor.name.split("."):
+            case ["blk", layer, name, suffix] if name in NAMES:
+                # Others than matrices of whole heads, such as biases, are refused later: no model here has them.
+                if name in turned and array.ndim == 2 and len(array) % (2 * turned[name]) == 0:
+                    array = halves(array, turned[name])
+                found[f"model.layers.{layer}.{NAMES[name]}.{suffix}"] = array
+            case [name, suffix] if name in NAMES:
+                found[f"{NAMES[name]}.{suffix}"] = array
+            case _:
+                found[tensor.name] = array
     return found
 
 

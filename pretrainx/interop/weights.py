@@ -24,8 +24,9 @@ def read(directory: Path) -> dict[str, np.ndarray]:
     """
     if (directory / INDEX).is_file():
         index = read_json(directory / INDEX).get("weight_map")
-        if not isinstance(index, dict):
-            raise DataError("an index of shards is damaged", where=str(directory / INDEX), why="it has no weight_map")
+        if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
+            why = "it has no weight_map of file names"
+            raise DataError("an index of shards is damaged", where=str(directory / INDEX), why=why)
         found, place = {}, {}
         for shard in sorted(set(index.values())):
             if Path(shard).name != shard:  # never out of the directory

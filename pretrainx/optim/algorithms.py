@@ -44,8 +44,8 @@ class Decoupled:
 class AdamWConfig(Decoupled):
     """AdamW (Loshchilov & Hutter 2019); `decays` lists the roles that decay."""
 
-    b1: float = field(default=0.9, metadata={"min": 0, "max": 1})
-    b2: float = field(default=0.95, metadata={"min": 0, "max": 1})
+    b1: float = field(default=0.9, metadata={"min": 0, "below": 1})
+    b2: float = field(default=0.95, metadata={"min": 0, "below": 1})
     epsilon: float = field(default=1e-8, metadata={"above": 0})
     weight_decay: float = field(default=0.1, metadata={"min": 0})
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
@@ -69,7 +69,7 @@ class SGDConfig(Decoupled):
         a decay of 1e-4 there is about 1e-3 here without it, at momentum 0.9.
     """
 
-    momentum: float = field(default=0.9, metadata={"min": 0, "max": 1})
+    momentum: float = field(default=0.9, metadata={"min": 0, "below": 1})
     weight_decay: float = field(default=0.0, metadata={"min": 0})
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
@@ -92,8 +92,8 @@ class LionConfig(Decoupled):
     weight decay as much larger.
     """
 
-    b1: float = field(default=0.9, metadata={"min": 0, "max": 1})
-    b2: float = field(default=0.99, metadata={"min": 0, "max": 1})
+    b1: float = field(default=0.9, metadata={"min": 0, "below": 1})
+    b2: float = field(default=0.99, metadata={"min": 0, "below": 1})
     weight_decay: float = field(default=1.0, metadata={"min": 0})
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
@@ -126,7 +126,7 @@ class AdafactorConfig(Decoupled):
     epsilon: float = field(default=1e-30, metadata={"above": 0})
     clip_rms: float = field(default=1.0, metadata={"min": 0})
     relative: bool = True
-    momentum: float = field(default=0.0, metadata={"min": 0, "max": 1})
+    momentum: float = field(default=0.0, metadata={"min": 0, "below": 1})
     factored_from: int = field(default=128, metadata={"min": 1})
     weight_decay: float = field(default=0.0, metadata={"min": 0})
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
@@ -154,7 +154,7 @@ class LARSConfig:
     `adapts` lists the roles whose rate is adapted; biases, norms and scalars take plain momentum steps (SimCLR).
     """
 
-    momentum: float = field(default=0.9, metadata={"min": 0, "max": 1})
+    momentum: float = field(default=0.9, metadata={"min": 0, "below": 1})
     nesterov: bool = False
     trust: float = field(default=1e-3, metadata={"above": 0})
     epsilon: float = field(default=0.0, metadata={"min": 0})
@@ -181,7 +181,7 @@ class MuonConfig(AdamWConfig):
     A group of role `head` or `embedding` gives these a rate of their own.
     """
 
-    momentum: float = field(default=0.95, metadata={"min": 0, "max": 1})
+    momentum: float = field(default=0.95, metadata={"min": 0, "below": 1})
 
     def direction(self, by_path):
         _, adam = super().direction(by_path)

@@ -69,7 +69,7 @@ def _found(environ: Mapping[str, str], processes: int | None, process: int | Non
     if process is not None:
         return "explicit"
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
-    if "," in hosts or int(environ.get("MEGASCALE_NUM_SLICES") or 1) > 1:
+    if "," in hosts or _number(environ, "MEGASCALE_NUM_SLICES", 1) > 1:
         return "tpu"
     if "JOB_COMPLETION_INDEX" in environ and processes:
         return "gke"

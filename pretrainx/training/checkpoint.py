@@ -69,7 +69,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         step = int(state.step)
-        if step in steps_in(self.directory) or step == self.in_flight:
+        # Decided by one: a directory may look older from another host, and what follows takes every process.
+        if distributed.decided("saved", lambda: step in steps_in(self.directory) or step == self.in_flight):
             return False
         tree = as_tree(state)
         found = distributed.settled(examine(tree))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pretrainx.cli.main as command_line
+from pretrainx.cli.arguments import parse
 from pretrainx.core import errors
 
 ROOT = Path(command_line.__file__).parents[2]
@@ -68,6 +69,18 @@ def test_both_forms_of_a_flag(trained, recipe):
     words = ["--debug", "train", "--config", recipe, "--config.mesh.data", "-1", "--workdir", "w"]
     assert command_line.main(words) == 0
     assert trained.seen == [({"train": {"steps": 7}, "arg": "", "mesh": {"data": -1}}, "w", ())]
+
+
+@pytest.mark.parametrize("words", [["--prompt="], ["--prompt", ""]])
+def test_a_text_may_be_empty_and_a_path_may_not(words):
+    found = parse(command_line.COMMANDS["generate"], ["--workdir=DIR", *words])
+    assert found.flags == {"workdir": "DIR", "prompt": ""}
+    for wrong, said in (
+        ([*words, "--workdir="], "--workdir has no value"),
+        (["--workdir=DIR", "--prompt"], "--prompt has"),
+    ):
+        with pytest.raises(errors.ConfigError, match=said):
+            parse(command_line.COMMANDS["generate"], wrong)
 
 
 def test_the_last_of_two_overrides_counts(trained, recipe):

@@ -22,7 +22,7 @@ class Adam:
 @dataclass(frozen=True)
 class Momentum:
     learning_rate: float = field(default=0.1, metadata={"above": 0})
-    momentum: float = field(default=0.9, metadata={"min": 0, "max": 1})
+    momentum: float = field(default=0.9, metadata={"min": 0, "below": 1})
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ BAD = [
     ("optimizer", {"name": "adam", "betas": "ab"}, "config.optimizer.betas", "a list of 2"),
     ("optimizer", {"name": "adam", "betas": [0.9, "b"]}, "config.optimizer.betas[1]", "expected a number"),
     ("optimizer", {"learning_rate": 0.0}, "config.optimizer.learning_rate", "must be above 0"),
+    ("optimizer", {"name": "momentum", "momentum": 1.0}, "config.optimizer.momentum", "must be below 1"),
     ("adapt", {}, "config.adapt.name", "one of adam, momentum"),
     ("adapt", {"learning_rate": 1.0}, "config.adapt.name", "missing"),
     ("evals", {"name": "held_out"}, "config.evals", "expected a list"),

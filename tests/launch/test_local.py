@@ -1,5 +1,6 @@
 """The launcher, with real processes that know no JAX: what it shows, which exit codes start all again, who is ended."""
 
+import resource
 import signal
 import subprocess
 import sys
@@ -77,6 +78,29 @@ def test_preempted_starts_again_without_limit(place):
     code, _, err = launch(place, body, "--processes=2", "--restarts=1")
     assert code == 0 and starts(place, 0) == starts(place, 1) == 5
     assert err.count("all are started again") == 4
+
+
+def test_preemptions_leave_the_limit_as_it_is(place):
+    """Three of them, and one fault on each side: the one restart that is allowed is still there for the first fault."""
+    code, _, err = launch(place, "sys.exit([75, 75, 75, 7, 75, 7][starts])", "--restarts=1")
+    assert code == 7 and starts(place) == 6 and "2 times without a new checkpoint" in err
+
+
+@pytest.mark.parametrize("name", ["no-such-command", "/"])
+def test_a_command_that_cannot_be_started(name):
+    done = subprocess.run([sys.executable, LAUNCHER, "--", name], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"launch: {name!r} cannot be started: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_processes_that_wait_for_one_that_cannot_be_started_are_ended(place):
+    """The launcher may open few files, so the pipes of some process cannot be made."""
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (14, 14))
+    words, began = [sys.executable, LAUNCHER, "--processes=8", "--", "sleep", "50"], time.monotonic()
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=few) as process:
+        err = process.stderr.read()  # to its end, which process 0 holds too
+    assert process.returncode == 2 and err == "launch: 'sleep' cannot be started: Too many open files\n"
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("end", ["sys.exit(7)", "os.abort()", "os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(139)"])

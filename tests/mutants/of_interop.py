@@ -62,4 +62,12 @@ INTEROP = [
         "        if False:",
         "tests/data/test_foreign_tokenizer.py::test_bytes_that_a_tokenizer_lacks_are_refused_in_texts",
     ),
+    Mutant(
+        "narrow recipe",
+        "an imported model trains in the dtype of its files",
+        "pretrainx/runs/interop.py",
+        'params = "float64" if model.facts["dtype"] == "float64" else "float32"',
+        'params = model.facts["dtype"]',
+        COMMANDS + "precision_of_the_source",
+    ),
 ]

@@ -155,4 +155,12 @@ OPTIMIZERS = [
         "@dataclass(frozen=True, eq=False)\nclass Precision:",
         "tests/objectives/test_autoregressive.py::test_equal_configs_are_equal",
     ),
+    Mutant(
+        "below",
+        "an exclusive upper limit is inclusive",
+        "pretrainx/core/config.py",
+        'not value < metadata["below"]',
+        'value > metadata["below"]',
+        TEST_ALGORITHMS + "a_moment_that_never_forgets_is_refused[adamw]",
+    ),
 ]

@@ -3,7 +3,7 @@
 from mutants.record import Mutant
 
 DISTRIBUTED, SCHEDULERS = "pretrainx/parallel/distributed.py", "pretrainx/parallel/schedulers.py"
-TEST = "tests/parallel/test_distributed.py::test_"
+TEST, LAUNCH = "tests/parallel/test_distributed.py::test_", "tests/launch/test_"
 
 PROCESSES = [
     Mutant(
@@ -53,5 +53,45 @@ PROCESSES = [
         "(tasks == 1 or gpus == 1)",
         "(tasks == 1)",
         TEST + "who_is_there",
+    ),
+    Mutant(
+        "sums",
+        "each process judges a step's checksums for itself",
+        "pretrainx/training/restore.py",
+        'if differing := distributed.first_trouble("checksums", differing):',
+        "if differing:",
+        TEST + "two_processes_agree_on_what_is_saved_and_whole",
+    ),
+    Mutant(
+        "saved",
+        "each process judges for itself whether a step is saved",
+        "pretrainx/training/checkpoint.py",
+        'if distributed.decided("saved", lambda: step in steps_in(self.directory) or step == self.in_flight):',
+        "if step in steps_in(self.directory) or step == self.in_flight:",
+        TEST + "two_processes_agree_on_what_is_saved_and_whole",
+    ),
+    Mutant(
+        "budget",
+        "preemptions use up the limit of crashes",
+        "launch/local.py",
+        "        elif code in LIMITED:\n            in_vain",
+        "        else:\n            in_vain",
+        LAUNCH + "local.py::test_preemptions_leave_the_limit_as_it_is",
+    ),
+    Mutant(
+        "first code",
+        "under SLURM the highest exit code counts, not the first",
+        "launch/slurm.sbatch",
+        'if [ -s "$record" ]; then',
+        "if false; then",
+        LAUNCH + "slurm.py::test_the_first_failure_by_time_counts[2-134-False]",
+    ),
+    Mutant(
+        "scancel",
+        "a cancelled job comes back",
+        "launch/slurm.sbatch",
+        "CANCELLED* | COMPLETING*)",
+        "CANCELLED*)",
+        LAUNCH + "slurm.py::test_a_cancelled_job_does_not_come_back[COMPLETING-False]",
     ),
 ]

@@ -3,7 +3,8 @@
 from mutants.record import Mutant
 
 RESUME, REPLAY, LOAD, DISK = (f"pretrainx/runs/{name}.py" for name in ("resume", "replay", "load", "disk"))
-SINK, WATCHDOG, VERIFY = (f"pretrainx/training/{name}.py" for name in ("sink", "watchdog", "verify"))
+SINK, WATCHDOG, VERIFY, LOOP = (f"pretrainx/training/{name}.py" for name in ("sink", "watchdog", "verify", "loop"))
+WRITERS = "pretrainx/training/writers.py"
 
 RUNS = [
     Mutant(
@@ -77,6 +78,38 @@ RUNS = [
         "self._phase = before and (before[0], time.monotonic())",
         "self._phase = before",
         "tests/training/test_watchdog.py::test_what_it_lets_pass[inner phase]",
+    ),
+    Mutant(
+        "backlog",
+        "the watchdog counts all steps in flight as one",
+        LOOP,
+        "while self.ahead:",
+        "while False:",
+        "tests/runs/test_hangs.py::test_a_slow_run_is_not_a_stuck_one",
+    ),
+    Mutant(
+        "twice",
+        "replay compares its first pass with itself",
+        REPLAY,
+        "_same(losses[name], losses_again[name])",
+        "_same(losses[name], losses[name])",
+        "tests/runs/test_replay.py::test_a_machine_that_gives_two_answers",
+    ),
+    Mutant(
+        "one thread",
+        "two threads write lines of one file at once",
+        WRITERS,
+        "self._alone = threading.Lock()",
+        "self._alone = __import__('contextlib').nullcontext()",
+        "tests/training/test_writers.py::test_lines_of_two_threads",
+    ),
+    Mutant(
+        "set aside",
+        "damaged steps that are set aside count as room",
+        DISK,
+        "bytes_under(directory / str(step)) for step in steps_in(directory))",
+        "bytes_under(path) for path in directory.iterdir())",
+        "tests/runs/test_checkpoints.py::test_what_takes_room",
     ),
     Mutant(
         "host checksum",

@@ -46,7 +46,7 @@ def test_faults_fit_the_code():
 def copy(directory):
     """The package and its tests in a directory of their own."""
     ignore = shutil.ignore_patterns("__pycache__", ".jax_cache")
-    for name in ("pretrainx", "tests"):
+    for name in ("pretrainx", "tests", "launch"):
         shutil.copytree(REPOSITORY / name, directory / name, ignore=ignore)
     shutil.copy(REPOSITORY / "pyproject.toml", directory)
     return directory

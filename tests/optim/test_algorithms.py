@@ -1,5 +1,6 @@
 """Every optimizer on a stack and on folded heads against optax's own on each layer's matrix, and two against numpy."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import optax
 import pytest
 from optax.contrib import muon
 
+from pretrainx.core import config as strict
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.schedule import Ramp, WarmupCosine
@@ -316,6 +318,15 @@ def test_groups_by_role():
     moved = lambda after, path: dict(paths.leaves(after))[path] - dict(paths.leaves(tree(0)))[path]
     for path in LEAVES:
         np.testing.assert_allclose(moved(grouped, path), table[path][3] * moved(plain, path), rtol=1e-9, err_msg=path)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_moment_that_never_forgets_is_refused(name):
+    """At 1 the bias correction divides by 1 - 1, and momentum without it never moves or grows without end."""
+    for key in {"b1", "b2", "momentum"} & {field.name for field in dataclasses.fields(OPTIMIZERS[name])}:
+        with pytest.raises(ConfigError, match=f"{key}: 1.0 must be below 1"):
+            strict.parse(OPTIMIZERS[name], {key: 1.0})
+        assert getattr(strict.parse(OPTIMIZERS[name], {key: 0.999}), key) == 0.999
 
 
 def test_group_whose_role_matches_nothing_refused():

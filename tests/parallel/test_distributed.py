@@ -69,6 +69,7 @@ def test_who_is_there(config, environ, plan):
         ("auto", OURS | {"PRETRAINX_COORDINATOR": ""}, "PRETRAINX_COORDINATOR"),
         ("auto", OURS | {"PRETRAINX_PROCESS": "4"}, "4 of 4"),
         ("auto", OURS | {"PRETRAINX_PROCESS": "two"}, "PRETRAINX_PROCESS"),
+        ("auto", {"MEGASCALE_NUM_SLICES": "two"}, "MEGASCALE_NUM_SLICES"),
         ("none", OURS, "4 processes are started"),
         ("slurm", {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, "SLURM_STEP_NODELIST, SLURM_PROCID, SLURM_LOCALID"),
         ("gke", {"JOBSET_NAME": "a"}, "PRETRAINX_PROCESSES, JOB_COMPLETION_INDEX, REPLICATED_JOB_NAME"),
@@ -154,6 +155,36 @@ for kind in (DataError, FormatError):
         "DataError 3 True no rows here none add some",
         "FormatError 4 True no rows here none add some",
     ]
+
+
+def test_two_processes_agree_on_what_is_saved_and_whole(tmp_path):
+    """What process 0 knows of a step on disk counts, and a sum that differs in process 1 alone is damage for both."""
+    body = f"""\
+import pathlib, jax, numpy as np
+from pretrainx.training.checkpoint import Checkpoints
+from pretrainx.training.restore import read_leaves, read_meta
+from pretrainx.training.state import TrainState
+place = pathlib.Path({str(tmp_path)!r})
+everywhere = jax.sharding.NamedSharding(jax.make_mesh((jax.device_count(),), ("x",)), jax.sharding.PartitionSpec())
+placed = lambda value: jax.make_array_from_callback(value.shape, everywhere, lambda index: value[index])
+state = TrainState(placed(np.int32(8)), {{"w": placed(np.ones(3, np.float32))}}, {{}}, {{}}, {{}}, {{}}, {{}})
+checkpoints = Checkpoints(place, keep=2)
+checkpoints.in_flight = 8 if rank else None
+show(checkpoints.save(state, {{}}))
+checkpoints.demand(8)
+checkpoints.close()
+meta = read_meta(place, 8)
+meta["leaves"]["params/w"]["checksum"] ^= rank
+wanted = {{"params/w": jax.ShapeDtypeStruct((3,), np.float32, sharding=everywhere)}}
+try:
+    show(read_leaves(place, 8, wanted, meta))
+except PretrainxError as error:
+    show(error.exit_code, error.what, error.where.rsplit("/8, ")[-1])
+"""
+    first, second = pair(body)
+    assert first[0] == second[0] == 0
+    assert [line[2:] for line in first[1]] == ["True", "4 a checkpoint is damaged leaf params/w"]
+    assert [line[2:] for line in second[1]] == [line[2:] for line in first[1]]
 
 
 def test_who_does_not_come_is_named_and_a_failed_process_does_not_wait():
