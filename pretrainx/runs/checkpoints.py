@@ -11,7 +11,7 @@ from pretrainx.core.errors import CheckpointError, ConfigError
 from pretrainx.core.json_lines import read_metrics
 from pretrainx.core.readable import duration
 from pretrainx.runs.disk import bytes_under
-from pretrainx.training.restore import read_meta, steps_in
+from pretrainx.training.restore import FormatError, read_meta, steps_in
 from pretrainx.training.verify import size_of, verify
 
 Say = Callable[[str], None]
@@ -38,6 +38,8 @@ def listed(workdir: str | Path, say: Say = print) -> int:
     for step in steps_in(directory):
         try:
             saved, note = f"{duration(max(time.time() - read_meta(directory, step)['saved'], 0))} ago", ""
+        except FormatError as error:
+            saved, note = "?", f"{error.what}: {error.why}"
         except CheckpointError as error:
             saved, note = "?", f"damaged: {error.what}"
         record = losses.get(step, {})
@@ -84,15 +86,20 @@ def inspected(workdir: str | Path, step: int | None = None, say: Say = print) ->
 def verified(workdir: str | Path, step: int | None = None, say: Say = print) -> int:
     """Reads every leaf of a step (default: of all steps) and compares its checksum.
 
-    All steps are looked at before CheckpointError names the first damaged leaf of each that is not whole.
+    All steps are looked at before CheckpointError names the first damaged leaf of each that is not whole; FormatError where
+    none is damaged, but another version of pretrainx wrote one of them.
     """
     directory = directory_of(workdir)
-    damaged = []
+    damaged, foreign = [], []
     for number in steps_in(directory) if step is None else [_known(directory, step)]:
         started, count, size = time.perf_counter(), 0, 0
         try:
             for _, of_leaf in verify(directory, number):
                 count, size = count + 1, size + of_leaf
+        except FormatError as error:
+            foreign.append(error)
+            say(f"step {number}: not verified, {error.what}: {error.why}; {error.do}")
+            continue
         except CheckpointError as error:
             damaged.append(error)
             say(f"step {number}: DAMAGED, {error.what}: {error.where}: {error.why}")
@@ -107,6 +114,8 @@ def verified(workdir: str | Path, step: int | None = None, say: Say = print) -> 
             why="\n".join(f"{error.what}: {error.why}" for error in damaged),
             do="nothing was changed; training again sets damaged steps aside and goes on from the newest whole one",
         )
+    if foreign:
+        raise foreign[-1]
     return 0
 
 

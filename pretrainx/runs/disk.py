@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
-from pretrainx.training.restore import as_tree
+from pretrainx.training.restore import as_tree, steps_in
 from pretrainx.training.state import TrainState
 
 
@@ -23,7 +25,7 @@ class DiskNeed:
     Attributes:
       state: one saved state, uncompressed.
       saves: how many lie on the disk at once: those that are kept, and one that is being written.
-      present: what the checkpoints of the run take now.
+      present: what the steps that are there take now; they make room for later ones, damaged ones set aside do not.
       free: room on the file system.
     """
 
@@ -54,15 +56,15 @@ def disk_need(state: TrainState, keep: int, directory: Path) -> DiskNeed:
     leaves = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in paths.leaves(as_tree(state)))
     size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
     there = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
-    return DiskNeed(size, keep + 1, bytes_under(directory), shutil.disk_usage(there).free)
+    present = sum(bytes_under(directory / str(step)) for step in steps_in(directory))
+    return DiskNeed(size, keep + 1, present, shutil.disk_usage(there).free)
 
 
 def bytes_under(directory: Path) -> int:
     """Bytes of all files below a directory; 0 where there is none. What vanishes meanwhile counts nothing."""
     total = 0
-    for path in directory.rglob("*") if directory.is_dir() else ():
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for parent, _, names in os.walk(directory):  # not rglob: it fails where a directory vanishes
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total

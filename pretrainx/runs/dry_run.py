@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -19,21 +18,20 @@ from pretrainx.core.readable import duration, quantity
 from pretrainx.data.prepared import PreparedText
 from pretrainx.data.text import prepare
 from pretrainx.parallel import distributed
-from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.runs import examples, parameters
 from pretrainx.runs.disk import disk_need
 from pretrainx.runs.load import data_directory
-from pretrainx.runs.parts import Parts, assemble, lay_out
+from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse
-from pretrainx.runs.resume import blame, changes, plain, refuse_changes, refuse_unknown, shown
-from pretrainx.runs.train import introduce, refuse_if_never
+from pretrainx.runs.resume import blame, changes, plain, refuse_changes, shown
+from pretrainx.runs.train import begin, check_disk, introduce, prepared
 from pretrainx.training import state as states
 from pretrainx.training.peak import peak_flops
-from pretrainx.training.restore import MisfitError, restore_params, restore_step, steps_in
+from pretrainx.training.restore import FormatError, MisfitError, restore_params, restore_step, steps_in
 from pretrainx.training.step import make_train_step
 
 ASSUMED_MFU = 0.4  # of a well-fed accelerator, where the run has not measured its own
-ROWS, CHARACTERS = 2, 400  # of the first batch
+ROWS, CHARACTERS = 2, 400  # of the batch that is shown
 
 
 def dry_run(
@@ -49,16 +47,13 @@ def dry_run(
     taken; data that are not prepared yet are prepared in a temporary directory, or in config.data.cache where it is set.
     """
     recipe, workdir = parse(values), Path(workdir)
-    refuse_unknown(allow_change, recipe)
     distributed.start(recipe.distributed, say)
     say = say if distributed.leads() else lambda text: None
-    refuse_if_never(recipe, workdir)
-    keep_compiled_programs()
-    lay_out(recipe)
-    refuse_unwritable(workdir)
+    begin(recipe, workdir, allow_change)
+    distributed.decided("workdir", lambda: refuse_unwritable(workdir))
     heading = lambda name: say(f"\n== {name} ==")
     heading("config")
-    tell_all(config_lines(recipe, of_file), say)
+    tell_all(config_lines(recipe, values, of_file), say)
     heading("data")
     with data_of(recipe, workdir, say) as text:
         parts = assemble(recipe, text.vocabulary)
@@ -73,15 +68,15 @@ def dry_run(
         tell_all(memory_lines(recipe, parts, like), say)
         heading("checkpoints")
         fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, recipe.data.length)
-        tell_all(checkpoint_lines(recipe, parts, like, workdir, fingerprint, allow_change), say)
+        step = look_at_checkpoints(recipe, parts, like, workdir, fingerprint, allow_change, say)
         need = disk_need(like, recipe.checkpoint.keep, workdir / "checkpoints")
         say(f"disk: {need}")
         heading("evaluation and writers")
         tell_all(evaluation_lines(recipe), say)
-        heading("the first batch")
-        tell_all(batch_lines(recipe, parts, text), say)
-    if need.missing:
-        raise need.error(workdir / "checkpoints")
+        heading("the first batch" if step == 0 else f"batch {step}, the first that it would read")
+        tell_all(batch_lines(recipe, parts, text, step), say)
+    warn = lambda kind, text: say(f"{kind}: {text}")
+    distributed.decided("disk", lambda: check_disk(need, workdir / "checkpoints", warn))
     say("\ndry run: nothing was trained, and nothing was written in the workdir")
     return 0
 
@@ -105,23 +100,25 @@ def refuse_unwritable(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def data_of(recipe: Recipe, workdir: Path, say: Callable[[str], None]) -> Iterator[PreparedText]:
+    """The data where the run would have them, or else prepared by each process for itself: hosts share no temporary files."""
     directory = data_directory(recipe, workdir)
-    if recipe.data.cache or directory.is_dir() and any(directory.iterdir()):
-        yield prepare(recipe.data, directory, say)
+    there = lambda: bool(recipe.data.cache) or directory.is_dir() and any(directory.iterdir())
+    if distributed.decided("prepared", there):
+        yield prepared(recipe, directory, say)
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield prepare(recipe.data, Path(temporary) / "data", say)
 
 
-def config_lines(recipe: Recipe, of_file: dict | None) -> Iterator[str]:
+def config_lines(recipe: Recipe, values: dict, of_file: dict | None) -> Iterator[str]:
     """Every key with its value; where an override changed it, `file -> now`."""
     changed = {}
     if of_file is not None:
         try:
-            before: dict[str, Any] = plain(parse(of_file))
-        except ConfigError:  # the file alone is no run: it needs the overrides
-            before = of_file
-        changed = {path: old for path, old, _ in strict.difference(before, plain(recipe))}
+            before, after = plain(parse(of_file)), plain(recipe)
+        except ConfigError:  # the file alone is no run: what both say is compared, without defaults
+            before, after = of_file, values
+        changed = {path: old for path, old, _ in strict.difference(before, after)}
     for path, value in strict.flatten(plain(recipe)):
         yield f"{path} = " + (f"{changed[path]!r} -> {value!r}   (override)" if path in changed else repr(value))
 
@@ -202,25 +199,27 @@ def memory_lines(recipe: Recipe, parts: Parts, like: states.TrainState) -> Itera
         )
 
 
-def checkpoint_lines(recipe, parts: Parts, like, workdir: Path, fingerprint: dict, allow_change) -> Iterator[str]:
-    """What the run would start from. Every leaf of the checkpoint is read and verified; nothing is renamed."""
+def look_at_checkpoints(recipe, parts: Parts, like, workdir: Path, fingerprint: dict, allow_change, say) -> int:
+    """Tells what the run would start from, and gives that step. Every leaf is read and verified; nothing is renamed."""
     directory, damaged = workdir / "checkpoints", []
-    for step in reversed(steps_in(directory)):
+    for step in reversed(distributed.decided("steps", lambda: steps_in(directory))):
         try:
             restored = restore_step(directory, step, like, jax.jit(parts.optimizer.init))
         except MisfitError as error:
-            error.why += blame(directory, recipe)
+            error.shared, error.why = True, error.why + blame(directory, recipe)
+            raise
+        except FormatError:
             raise
         except CheckpointError as error:
             damaged.append(f"step {step}: {error.what}: {error.where}: {error.why}")
-            yield f"warning: {damaged[-1]}; it would be set aside"
+            say(f"warning: {damaged[-1]}; it would be set aside")
             continue
         found = changes(restored.meta, recipe, fingerprint)
         refuse_changes(found, allow_change)
-        yield f"would resume from step {step}, which is whole; {max(recipe.train.steps - step, 0)} steps are left"
-        yield from (f"resumed: {line}" for line in restored.lines)
-        yield from (f"{change} ({shown(change, allow_change)})" for change in found)
-        return
+        say(f"would resume from step {step}, which is whole; {max(recipe.train.steps - step, 0)} steps are left")
+        tell_all((f"resumed: {line}" for line in restored.lines), say)
+        tell_all((f"{change} ({shown(change, allow_change)})" for change in found), say)
+        return step
     set_aside = sorted(path.name for path in directory.glob("*.corrupt*"))
     if damaged or set_aside:
         raise CheckpointError(
@@ -230,11 +229,12 @@ def checkpoint_lines(recipe, parts: Parts, like, workdir: Path, fingerprint: dic
             do="train anew in another --workdir, or put an intact copy of a step back",
         )
     if not recipe.init_from:
-        yield "would start from scratch"
-        return
+        say("would start from scratch")
+        return 0
     given, step, lines = restore_params(Path(recipe.init_from) / "checkpoints", like.full_params())
-    yield f"would start from {recipe.init_from}, step {step}: {len(given)} of {len(given) + len(lines)} leaves"
-    yield from (f"warning: {line}" for line in lines)
+    say(f"would start from {recipe.init_from}, step {step}: {len(given)} of {len(given) + len(lines)} leaves")
+    tell_all((f"warning: {line}" for line in lines), say)
+    return 0
 
 
 def evaluation_lines(recipe: Recipe) -> Iterator[str]:
@@ -246,14 +246,14 @@ def evaluation_lines(recipe: Recipe) -> Iterator[str]:
     yield "writers: metrics.jsonl, events.jsonl" + ", tensorboard" * recipe.writers.tensorboard
 
 
-def batch_lines(recipe: Recipe, parts: Parts, text: PreparedText) -> Iterator[str]:
-    """The first rows of batch 0, before and after `observe`."""
+def batch_lines(recipe: Recipe, parts: Parts, text: PreparedText, step: int) -> Iterator[str]:
+    """The first rows of batch `step`, before and after `observe`."""
     rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
-    batch = rows.batch(0)
-    observation = examples.observed(parts.objective, recipe.seed, 0, batch)
-    yield f"hash {rows.record_hash(0)}; targets in {examples.UNSCORED[0]}...{examples.UNSCORED[1]} have weight 0"
+    batch = rows.batch(step)
+    observation = examples.observed(parts.objective, recipe.seed, step, batch)
+    yield f"hash {rows.record_hash(step)}; targets in {examples.UNSCORED[0]}...{examples.UNSCORED[1]} have weight 0"
     for row in range(min(ROWS, recipe.train.batch_size)):
-        yield f"row {row}, corpus row {rows.numbers(0)[row]}"
+        yield f"row {row}, corpus row {rows.numbers(step)[row]}"
         yield from (f"  {line}" for line in examples.lines(text.tokenizer, batch, observation, row, CHARACTERS))
 
 

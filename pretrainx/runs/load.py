@@ -24,7 +24,7 @@ from pretrainx.parallel.rules import Rules
 from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.training import state as states
-from pretrainx.training.restore import read_leaves, read_meta, steps_in
+from pretrainx.training.restore import FormatError, read_leaves, read_meta, steps_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,8 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
     """The run in `workdir` at `step`, or at the newest step that reads back whole. Nothing is written.
 
     It is laid over the devices of this process, however many there are. Raises ConfigError where `workdir` is no run,
-    CheckpointError where there is no such step or none is whole, DataError where the tokenizer is not the run's.
+    CheckpointError where there is no such step, none is whole, or one is of another version, DataError where the tokenizer
+    is not the run's.
     """
     workdir = Path(workdir)
     recipe = read_recipe(workdir)
@@ -107,6 +108,8 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
             tokenizer = read_tokenizer(recipe, workdir, meta)
             recipe, parts = rebuild(parse(meta["config"]), tokenizer.vocabulary)
             params, extras = _read(workdir / "checkpoints", found, meta, parts)
+        except FormatError:
+            raise
         except CheckpointError as error:
             damaged.append(f"step {found}: {error.what}: {error.where}: {error.why}")
             if step is not None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
-from pretrainx.core.json_lines import read_metrics
+from pretrainx.core.json_lines import read, read_metrics
 from pretrainx.data.loader import place
 from pretrainx.data.prepared import PreparedText
 from pretrainx.data.rows import TrainingRows
@@ -24,22 +24,30 @@ from pretrainx.runs.load import data_directory, read_recipe, rebuild
 from pretrainx.runs.parts import Parts
 from pretrainx.runs.recipe import Recipe
 from pretrainx.training import state as states
-from pretrainx.training.restore import Restored, restore_step, steps_in
+from pretrainx.training.restore import FormatError, MisfitError, Restored, restore_step, steps_in
 from pretrainx.training.step import TrainStep, make_train_step
 
-ROUNDING = 1e-5  # of a float32 loss on other devices or in other microbatches, relatively
+# How far a loss may be off, relatively, where sums were taken in another order: on other devices, in other microbatches.
+ROUNDING = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 5e-3}
 
 
 @dataclass
 class Replay:
-    """A run, ready to make any of its steps again."""
+    """A run, ready to make any of its steps again.
 
+    Attributes:
+      logged: the line of metrics.jsonl that the step wrote, {} without one.
+      moved: the devices that the run had at that step, and those that are here, where they are not the same; else "".
+    """
+
+    directory: Path
     recipe: Recipe
     parts: Parts
     text: PreparedText
     rows: TrainingRows
     restored: Restored
     logged: dict
+    moved: str
 
     def batch(self, step: int) -> dict[str, jax.Array]:
         batch = self.rows.batch(step)
@@ -50,8 +58,9 @@ def replay(workdir: str | Path, step: int, rows: int = 4, forward: int = 20, say
     """Shows batch `step`: row numbers, text before and after `observe`, and the loss of every row; 0.
 
     The losses come from the train step itself with its keys of that step, on the newest checkpoint at or before it, or else
-    on the nearest one. Where that is at most `forward` steps away the run is rolled forward to the step, and the loss is
-    compared with the logged one. `rows` of the largest loss are shown as text. Nothing is written.
+    on the nearest one. Where that is at most `forward` steps away the run is rolled forward to the step, twice: the losses of
+    all rows are compared to the bit, and then the loss with the logged one. `rows` of the largest loss are shown as text.
+    Nothing is written.
 
     Raises ConfigError, CheckpointError, or DataError where the batch is not the one that was logged.
     """
@@ -68,7 +77,7 @@ def replay(workdir: str | Path, step: int, rows: int = 4, forward: int = 20, say
     observation = examples.observed(made.parts.objective, made.recipe.seed, step, host)
     weights = {name: _per_row(values) for name, values in observation.weights.items()}
     scored = {name: _mean(losses[name], weights[name]) for name in losses if name in weights}
-    order = np.argsort(-sum(scored.values()), kind="stable") if scored else np.arange(len(found))
+    order = np.argsort(-sum(scored.values()), kind="stable") if scored else np.arange(made.recipe.train.batch_size)
     say(f"loss per row, largest first (parameters of step {at}):")
     for place_, row in enumerate(order):
         terms = ", ".join(f"{name} {values[row]:.4f}" for name, values in scored.items())
@@ -98,21 +107,36 @@ def open_run(workdir: Path, step: int, say: Callable[[str], None]) -> Replay:
         )
     text = prepare(recipe.data, directory, say)
     rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
-    recipe, parts = rebuild(recipe, text.vocabulary)
+    mesh, (recipe, parts) = recipe.mesh, rebuild(recipe, text.vocabulary)
     restored = _restore(workdir / "checkpoints", step, parts, say)
     lines = [record for record in read_metrics(workdir / "metrics.jsonl") if record["step"] == step + 1]
-    return Replay(recipe, parts, text, rows, restored, lines[-1] if lines else {})
+    starts = [
+        event for event in read(workdir / "events.jsonl") if event.get("kind") == "start" and event["step"] <= step
+    ]
+    devices = starts[-1]["devices"] if starts else jax.device_count()
+    moved = devices != jax.device_count() or mesh != recipe.mesh
+    return Replay(
+        workdir / "checkpoints",
+        recipe,
+        parts,
+        text,
+        rows,
+        restored,
+        lines[-1] if lines else {},
+        f"{devices} device{'s' if devices > 1 else ''}, here {parts.rules.mesh.size}" if moved else "",
+    )
 
 
 def _restore(directory: Path, step: int, parts: Parts, say: Callable[[str], None]) -> Restored:
     """The newest whole checkpoint at or before the step, else the nearest one after it."""
     steps = steps_in(directory)
     before, after = [at for at in steps if at <= step], [at for at in steps if at > step]
-    like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
     damaged = []
     for at in (*before[::-1], *after):
         try:
-            return restore_step(directory, at, like, jax.jit(parts.optimizer.init))
+            return _read(directory, at, parts)
+        except (MisfitError, FormatError):
+            raise
         except CheckpointError as error:
             damaged.append(f"step {at}: {error.what}: {error.why}")
             say(f"warning: step {at} cannot be used: {error.what}: {error.where}: {error.why}")
@@ -124,23 +148,48 @@ def _restore(directory: Path, step: int, parts: Parts, say: Callable[[str], None
     )
 
 
+def _read(directory: Path, at: int, parts: Parts) -> Restored:
+    like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
+    return restore_step(directory, at, like, jax.jit(parts.optimizer.init))
+
+
 def _losses(made: Replay, step: int, forward: int, say: Callable) -> tuple[int, dict[str, np.ndarray], float]:
     """(step of the parameters, {term: float[B] sums per row}, loss), rolled forward where that is near enough."""
     state, parts = made.restored.state, made.parts
     at = int(state.step)
     run: TrainStep = make_train_step(parts.objective, parts.optimizer, parts.options, state)
-    if 0 <= step - at <= forward:
-        for number in range(at, step):
-            state, _ = run(state, made.batch(number))
-        say(f"rolled forward from the checkpoint of step {at}, {step - at} steps")
-        at = step
-    else:
+    if not 0 <= step - at <= forward:
         where = jax.device_put(np.int32(step), state.step.sharding)
         state = replace(state, step=where)  # the keys and coefficients of that step, the parameters of this one
         say(f"on the checkpoint of step {at}: losses are those that its parameters give to the batch")
-    _, metrics = run(state, made.batch(step))
+        return at, *_measured(run, state, made.batch(step))
+    losses, loss = _forward(run, state, made, step)
+    # The first pass took the state's memory, so it is read anew.
+    losses_again, loss_again = _forward(run, _read(made.directory, at, parts).state, made, step)
+    same = all(_same(losses[name], losses_again[name]) for name in losses) and _same(loss, loss_again)
+    count = f"{step - at + 1} step{'s' if step > at else ''}"
+    say(
+        f"{count} from the checkpoint of step {at}, run twice: "
+        + ("the same to the bit" if same else f"loss {loss!r}, then {loss_again!r}: it differs here; look at hardware")
+    )
+    return step, losses, loss
+
+
+def _forward(run: TrainStep, state: states.TrainState, made: Replay, step: int) -> tuple[dict[str, np.ndarray], float]:
+    for number in range(int(state.step), step):
+        state, _ = run(state, made.batch(number))
+    return _measured(run, state, made.batch(step))
+
+
+def _measured(run: TrainStep, state: states.TrainState, batch: dict) -> tuple[dict[str, np.ndarray], float]:
+    """({term: float[B] sums per row}, loss) of one step."""
+    _, metrics = run(state, batch)
     metrics = jax.device_get(metrics)
-    return at, {name: np.asarray(values) for name, values in metrics["per_row"].items()}, float(metrics["loss"])
+    return {name: np.asarray(values) for name, values in metrics["per_row"].items()}, float(metrics["loss"])
+
+
+def _same(left: np.ndarray | float, right: np.ndarray | float) -> bool:
+    return np.array_equal(left, right, equal_nan=True)
 
 
 def _verdict(made: Replay, step: int, at: int, loss: float, say: Callable) -> None:
@@ -150,10 +199,13 @@ def _verdict(made: Replay, step: int, at: int, loss: float, say: Callable) -> No
     if logged is None:
         return say(f"loss {loss:.6f}; step {step + 1} was not logged (config.train.log_every), nothing to compare with")
     away = abs(loss - logged) / max(abs(logged), 1e-30)
-    if loss == logged or np.isnan(loss) and np.isnan(logged):
+    compute = made.recipe.precision.compute
+    if _same(loss, logged):
         say(f"loss {loss:.6f}: reproduces, bit for bit; look at the data or the model")
-    elif away <= ROUNDING:
-        say(f"loss {loss:.6f}: reproduces to rounding, {away:.1e} off (other devices, microbatches or versions)")
+    elif away <= ROUNDING[compute]:
+        why = f"the run had {made.moved}" if made.moved else "other microbatches or versions"
+        text = f"loss {loss:.6f}: reproduces to the rounding of {compute}, {away:.1e} off"
+        say(f"{text} ({why}); look at the data or the model")
     else:
         say(
             f"loss {loss:.6f}, logged {logged:.6f}: differs by {away:.1e}; the config changed since, or look at hardware"

@@ -14,6 +14,7 @@ from pretrainx.core import config as strict
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError, nearest
 from pretrainx.core.json_lines import read
 from pretrainx.core.readable import duration
+from pretrainx.parallel import distributed
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.training.restore import Restored, read_meta, steps_in
 from pretrainx.training.state import TrainState
@@ -136,20 +137,26 @@ def refuse_unknown(allow_change: Iterable[str], recipe: Recipe) -> None:
 
 
 def refuse_changes(found: list[Change], allow_change: Iterable[str]) -> None:
-    """DataError (of data alone) or CheckpointError where a refused key is not among the allowed ones; lists every change."""
+    """DataError (of data alone) or CheckpointError where a refused key is not among the allowed ones; lists every change.
+
+    All processes must call it: each has looked at the data by itself.
+    """
+    said = distributed.exchange("changes", [str(change) for change in found])
     refused = [change for change in found if change.kind == REFUSE and not covers(allow_change, change.key)]
     if not refused:
         return
     keys = sorted({change.key for change in refused})
     of_data = all(covers(("data", "seed", "train.batch_size"), key) for key in keys)
     missing = ["data" if covers(["data"], key) else key for key in keys]
-    raise (DataError if of_data else CheckpointError)(
+    error = (DataError if of_data else CheckpointError)(
         f"the {'data' if of_data else 'configuration'} changed since the checkpoint",
         where=", ".join(f"config.{key}" for key in keys),
         why="\n".join(f"{change} ({shown(change, allow_change)})" for change in found),
         do="go back to the configuration of the run, start in another --workdir, or pass --allow_change="
         + ",".join(dict.fromkeys([*allow_change, *missing])),
     )
+    error.shared = all(changed == said[0] for changed in said)
+    raise error
 
 
 def shown(change: Change, allow_change: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.parallel.host_memory import keep_freed_memory
 from pretrainx.runs.disk import DiskNeed, disk_need
 from pretrainx.runs.evaluation import Evaluation
+from pretrainx.runs.load import data_directory
 from pretrainx.runs.parameters import lines
 from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import Recipe, parse
@@ -50,13 +51,9 @@ def train(
     """
     began = time.time()
     recipe, workdir = parse(values), Path(workdir)
-    refuse_unknown(allow_change, recipe)
     distributed.start(recipe.distributed, say)
     say = say if distributed.leads() else lambda text: None
-    refuse_unlike(recipe, workdir)
-    distributed.decided("workdir", lambda: refuse_if_never(recipe, workdir))
-    keep_compiled_programs()
-    lay_out(recipe)  # a mesh or batch that cannot be is refused before anything is written
+    begin(recipe, workdir, allow_change)
     distributed.decided("workdir", lambda: make(workdir))
     with (
         Journal(workdir) if distributed.leads() else ProcessLog(workdir, distributed.index()) as journal,
@@ -69,7 +66,7 @@ def train(
             if kind == "warning":
                 say(f"warning: {facts['text']}")
 
-        text = prepared(recipe, workdir, say)
+        text = prepared(recipe, data_directory(recipe, workdir), say)
         keep_freed_memory()  # not before: the tokenizer's threads would queue for the one arena
         rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
         parts = assemble(recipe, text.vocabulary)
@@ -82,13 +79,14 @@ def train(
         try:
             with watchdog.during("restore"):
                 restored = checkpoints.restore_newest(like, jax.jit(parts.optimizer.init))
-        except MisfitError as error:
-            error.why += blame(checkpoints.directory, recipe)
+        except MisfitError as error:  # of the configuration and the meta record, which all processes have alike
+            error.shared, error.why = True, error.why + blame(checkpoints.directory, recipe)
             raise
         if restored:
             state, past = go_on(restored, recipe, fingerprint, allow_change, tell, say), restored.meta["wall"]
         else:
-            state, past = fresh(recipe, parts, tell, say), 0.0
+            with watchdog.during("restore"):
+                state, past = fresh(recipe, parts, tell, say), 0.0
         need = disk_need(like, recipe.checkpoint.keep, checkpoints.directory)
         distributed.decided("disk", lambda: check_disk(need, checkpoints.directory, tell))
         if distributed.leads():
@@ -146,16 +144,29 @@ def train(
     return 0
 
 
-def refuse_unlike(recipe: Recipe, workdir: Path) -> None:
+def begin(recipe: Recipe, workdir: Path, allow_change: tuple[str, ...]) -> None:
+    """ConfigError for what can be refused before anything is read or written; processes agree that they make one run."""
+    refuse_unlike(recipe, workdir, allow_change)
+    distributed.decided("workdir", lambda: refuse_if_never(recipe, workdir))
+    keep_compiled_programs()
+    try:
+        refuse_unknown(allow_change, recipe)
+        lay_out(recipe)
+    except ConfigError as error:
+        error.shared = True  # of what all processes have alike
+        raise
+
+
+def refuse_unlike(recipe: Recipe, workdir: Path, allow_change: tuple[str, ...]) -> None:
     """ConfigError where the processes were given different runs: inside a step they would wait for each other for ever."""
     config = {name: value for name, value in strict.as_dict(recipe).items() if name != "distributed"}
-    given = json.dumps([__version__, str(workdir), config], sort_keys=True)
+    given = json.dumps([__version__, str(workdir), config, allow_change], sort_keys=True)
     said = distributed.exchange("config", hashlib.sha256(given.encode()).hexdigest())
     unlike = [str(process) for process, digest in enumerate(said) if digest != said[0]]
     if unlike:
         error = ConfigError(
             "the processes of the run were started with different configurations",
-            where="--config, --workdir, or the version of pretrainx",
+            where="--config, --workdir, --allow_change, or the version of pretrainx",
             why=f"processes {', '.join(unlike)} differ from process 0",
             do="start all with the same command",
         )
@@ -175,10 +186,10 @@ def make(workdir: Path) -> None:
         ) from error
 
 
-def prepared(recipe: Recipe, workdir: Path, say: Callable) -> PreparedText:
+def prepared(recipe: Recipe, directory: Path, say: Callable) -> PreparedText:
     """The data, prepared by process 0 while the others wait; then these open what it made."""
     made = []
-    prepare_once = lambda: made.append(prepare(recipe.data, recipe.data.cache or workdir / "data", say))
+    prepare_once = lambda: made.append(prepare(recipe.data, directory, say))
     distributed.decided("data", prepare_once)
     if not made:
         prepare_once()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ class Loop:
     say: Callable[[str], None] = print
     owed: bool = False
     skipped: int = 0  # of the guard, as last told
+    ahead: collections.deque = field(default_factory=collections.deque)  # losses of the steps not waited for yet
 
     def run(self, state: TrainState, signals: Signals) -> TrainState:
         """Trains up to the last step.
@@ -123,20 +125,25 @@ class Loop:
                 watch, waited = Stopwatch(), self.waited()
             else:
                 watch.steps += 1
+                self.ahead.append(metrics["loss"])
             if self.step.traces > programs:
                 text = "the train step was compiled again: the batch or the state changed its form"
                 self.journal.event("warning", step=done, text=text)
                 programs = self.step.traces
             last = done == self.config.steps
-            if done % self.config.log_every == 0 or last:
+            logs, saves = (last or done % every == 0 for every in (self.config.log_every, self.save_every))
+            if logs or saves or self.config.evaluates(done):
+                self.catch_up()
+            if logs:
                 self.log(done, metrics, watch, waited)
                 waited = self.waited()
             self.watchdog.beat("save")
             self.checkpoints.poll()
             if self.config.evaluates(done):
                 watch.aside(self.evaluated, state, signals)
-            if last or done % self.save_every == 0:
+            if saves:
                 watch.aside(self.checkpoints.save, state, self.facts())
+        self.catch_up()
         self.watchdog.beat("save")
         if signals.requested():
             self.checkpoints.wait()
@@ -147,8 +154,15 @@ class Loop:
         self.checkpoints.demand(done)
         return state
 
+    def catch_up(self) -> None:
+        """Waits for the steps that were dispatched, one by one: none has longer than the watchdog's limit for one step, and
+        what comes next (a log line, an evaluation, a save) does not wait for steps in its own time."""
+        while self.ahead:
+            self.watchdog.beat("step")
+            jax.block_until_ready(self.ahead.popleft())
+
     def log(self, done: int, metrics: dict, watch: Stopwatch, waited: float) -> None:
-        """One line in metrics.jsonl and one on the screen. Fetching the metrics is the only wait for the device."""
+        """One line in metrics.jsonl and one on the screen."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "per_row"}
         steps = watch.steps
         seconds, share = watch.lap(self.waited() - waited)

@@ -16,7 +16,7 @@ class Sink:
     """Hands records to a writer in a daemon thread; `put` neither waits nor raises.
 
     `open_writer()` is called in the thread and gives `write(records)`, which takes a list of records and makes them durable.
-    A call that raises, or a write that lasts longer than `timeout` seconds, disables the sink with one `warn(text)`, told by
+    A call that raises, or that lasts longer than `timeout` seconds, disables the sink with one `warn(text)`, told by
     the thread that calls `put` or `close`. Of records that the writer is too slow for the oldest are dropped.
 
     Attributes:
@@ -75,7 +75,9 @@ class Sink:
 
     def _run(self) -> None:
         try:
+            self._busy_since = time.monotonic()
             write = self._open()
+            self._busy_since = None
             while True:
                 self._given.wait()
                 self._given.clear()

@@ -16,6 +16,8 @@ from pretrainx.training.sink import Sink
 class WritersConfig:
     """Where metrics go beside metrics.jsonl.
 
+    None of them is on by default: metrics.jsonl has every number, and each writer is one file more for every start of a run.
+
     Attributes:
       tensorboard: also write event files to DIR/tensorboard.
       queue: records that wait for a slow writer before the oldest is dropped.

@@ -1,7 +1,8 @@
 """A thread that notices when a run is stuck: first the stacks of all threads, then exit 7.
 
 A blocked collective or read cannot be unwound by an exception, so the process is ended and a launcher starts it again.
-Dispatch is asynchronous: a device that is stuck shows at the next wait for it, a logged step at the latest.
+Dispatch is asynchronous: a device that is stuck shows at the next wait for it, at a logged step at the latest. The steps that
+were dispatched are waited for one by one, so that the limit is that of one step however many are logged together.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class WatchdogConfig:
     Attributes:
       compile: the first step.
       data: waiting for a batch (what makes the batches reports a source that stalls after 300 seconds by itself).
-      step: a later step, together with the fetching of its metrics.
-      eval, save, restore: a whole evaluation, a save as far as training waits for it, the restore.
+      step: a later step, or the fetching of its metrics.
+      eval, save: a whole evaluation, a save as far as training waits for it.
+      restore: reading a checkpoint, or making a new state (with the parameters of init_from).
       stacks: the share of the limit after which the stacks of all threads are written.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -89,7 +90,10 @@ class ProcessLog(Journal):
 
 
 class _Lines:
-    """One file. Unbuffered, so that a failed write leaves nothing behind in a buffer that we do not control."""
+    """One file. Unbuffered, so that a failed write leaves nothing behind in a buffer that we do not control.
+
+    Any thread may append: the watchdog's does while the one that trains is stuck, or has just gone on.
+    """
 
     def __init__(self, path: Path, capacity: int):
         self.path = path
@@ -98,13 +102,19 @@ class _Lines:
         self.warned = False
         self.torn = False  # whether the file may end inside a line
         self.descriptor: int | None = None  # opened by the first line: a start that fails leaves no empty files
+        self._alone = threading.Lock()
 
     def append(self, line: str) -> None:
-        self.dropped += len(self.waiting) == self.waiting.maxlen
-        self.waiting.append(line.encode() + b"\n")
-        self._attempt(self._drain)
+        with self._alone:
+            self.dropped += len(self.waiting) == self.waiting.maxlen
+            self.waiting.append(line.encode() + b"\n")
+            self._attempt(self._drain)
 
     def close(self) -> None:
+        with self._alone:
+            self._close()
+
+    def _close(self) -> None:
         if self.waiting:
             self._attempt(self._drain)
         lost = self.dropped + len(self.waiting)

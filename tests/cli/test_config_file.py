@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pretrainx.cli.config_file import literal, load
+from pretrainx.core.config import ABSENT
 from pretrainx.core.errors import ConfigError
 
 GOOD = """
@@ -156,3 +157,17 @@ def test_a_key_that_leads_through_a_value(write, key):
 @pytest.mark.parametrize("key", ["", "a..b", ".a", "a."])
 def test_a_key_with_an_empty_part(write, key):
     assert "names no key" in refused(write(GOOD), [(key, "1")]).what
+
+
+def test_a_config_that_needs_its_overrides(tmp_path):
+    """A required value that is not set is refused, or left open where only the file itself is looked at."""
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "from ml_collections import ConfigDict, config_dict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'train': {'steps': config_dict.required_placeholder(int), 'batch_size': 8}})\n"
+    )
+    with pytest.raises(ConfigError, match="a required value is not set"):
+        load(str(path))
+    assert load(str(path), complete=False) == {"train": {"steps": ABSENT, "batch_size": 8}}
+    assert load(str(path), [("train.steps", "3")], complete=False) == {"train": {"steps": 3, "batch_size": 8}}

@@ -13,7 +13,7 @@ RUNS = [
         RESUME,
         "if change.kind == REFUSE and not covers(allow_change, change.key)]",
         "if False]",
-        "tests/runs/test_resume.py::test_class_of_a_change[seed]",
+        "tests/runs/test_config_changes.py::test_class_of_a_change[seed]",
     ),
     Mutant(
         "other data",
@@ -21,7 +21,7 @@ RUNS = [
         RESUME,
         "for path, old, new in of_data:",
         "for path, old, new in ():",
-        "tests/runs/test_resume.py::test_the_same_data_elsewhere_are_no_change",
+        "tests/runs/test_config_changes.py::test_the_same_data_elsewhere_are_no_change",
     ),
     Mutant(
         "prefix",
@@ -29,14 +29,14 @@ RUNS = [
         RESUME,
         'key.startswith((f"{name}.", f"{name}["))',
         "key.startswith(name)",
-        "tests/runs/test_resume.py::test_names_cover_sections_and_keys",
+        "tests/runs/test_config_changes.py::test_names_cover_sections_and_keys",
     ),
     Mutant(
         "forward",
         "replay rolls forward one step too few",
         REPLAY,
-        "for number in range(at, step):",
-        "for number in range(at, step - 1):",
+        "for number in range(int(state.step), step):",
+        "for number in range(int(state.step), step - 1):",
         "tests/runs/test_replay.py::test_the_logged_loss_reproduces[6]",
     ),
     Mutant(
@@ -85,7 +85,7 @@ RUNS = [
         LOOP,
         "while self.ahead:",
         "while False:",
-        "tests/runs/test_hangs.py::test_a_slow_run_is_not_a_stuck_one",
+        "tests/training/test_watchdog.py::test_steps_in_flight_are_not_one_step",
     ),
     Mutant(
         "twice",
@@ -117,6 +117,6 @@ RUNS = [
         VERIFY,
         "dtype=np.uint64) * 2 + 1",
         "dtype=np.uint64) * 2 + 2",
-        "tests/training/test_verify.py::test_every_flipped_bit_is_seen",
+        "tests/training/test_verify_checkpoint.py::test_every_flipped_bit_is_seen",
     ),
 ]

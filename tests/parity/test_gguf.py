@@ -32,8 +32,11 @@ def interleaved(rows, heads):
     return out
 
 
-def write(path, library, pre="smollm", **more):
-    """A file of the hand-made LLaMA model and a tokenizer: byte 255, which no text holds, gave its id to a merge."""
+def write(path, library, pre="smollm", added=(), **more):
+    """A file of the hand-made LLaMA model and a tokenizer: byte 255, which no text holds, gave its id to a merge.
+
+    `added`: names of more tensors, of 5 numbers each.
+    """
     writer = library.GGUFWriter(str(path), "llama")
     writer.add_block_count(3)
     writer.add_context_length(40)
@@ -57,6 +60,8 @@ def write(path, library, pre="smollm", **more):
     for name, array in tensors(MODEL).items():
         heads = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])
         writer.add_tensor(_name(name), interleaved(array, heads) if heads else array)
+    for name in added:
+        writer.add_tensor(name, np.ones(5, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -97,6 +102,12 @@ def test_what_cannot_be_followed(tmp_path, library):
         gguf.read(write(tmp_path / "scaled.gguf", library, **{"rope.scaling.factor": 8.0}))
     with pytest.raises(DataError, match="pre 'llama-bpe'"):
         gguf.tokenizer_json(write(tmp_path / "regex.gguf", library, pre="llama-bpe"))
+    odd = ("alone", "blk.0.attn_q.bias", "blk.0.attn_k.bias", "blk.weight", "blk.attn_q.weight", "a.0.attn_q.b.weight")
+    with pytest.raises(DataError) as caught:
+        gguf.read(write(tmp_path / "more.gguf", library, added=odd))
+    found = [line.partition(": not used, [5]")[0] for line in caught.value.why.splitlines()]
+    biases = {f"blk.0.attn_{name}.bias": f"model.layers.0.self_attn.{name}_proj.bias" for name in "qk"}
+    assert sorted(found) == sorted(biases.get(name, name) for name in odd)
     (tmp_path / "torn.gguf").write_bytes((tmp_path / "scaled.gguf").read_bytes()[:500])
     with pytest.raises(DataError, match="cannot be read"):
         gguf.read(tmp_path / "torn.gguf")

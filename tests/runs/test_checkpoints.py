@@ -7,7 +7,9 @@ import pytest
 
 from pretrainx.core.errors import CheckpointError, ConfigError
 from pretrainx.runs.checkpoints import inspected, listed, verified
-from pretrainx.training.restore import digest, read_meta
+from pretrainx.runs.disk import bytes_under, disk_need
+from pretrainx.runs.replay import open_run
+from pretrainx.training.restore import FormatError, digest, read_meta
 from pretrainx.training.verify import read_leaf
 
 pytestmark = pytest.mark.xdist_group("operate")
@@ -65,6 +67,31 @@ def test_verify_names_the_leaf(copied):
     assert caught.value.exit_code == 4 and "8, leaf ema/token/table" in str(caught.value)
     assert [("whole" in line, "DAMAGED" in line) for line in said] == [(True, False), (False, True), (True, False)]
     assert (copied / "checkpoints" / "8").is_dir()
+
+
+def test_another_version_is_no_damage(copied):
+    path = copied / "checkpoints" / "8" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    del meta["digest"]
+    meta["format"] = 2
+    path.write_text(json.dumps(meta | {"digest": digest(meta)}))
+    (line,) = (line for line in said_of(listed, copied) if line.startswith("8 "))
+    assert "a checkpoint of another format: format 2, this version reads 1" in line and "damaged" not in line
+    said = []
+    with pytest.raises(FormatError, match="read it with pretrainx"):
+        verified(copied, say=said.append)
+    assert "step 8: not verified, a checkpoint of another format" in said[1] and "whole" in said[2]
+
+
+def test_what_takes_room(copied):
+    """Damaged steps that are set aside make room for nothing; what vanishes while it is counted counts nothing."""
+    state, directory = open_run(copied, 10, lambda line: None).restored.state, copied / "checkpoints"
+    before = disk_need(state, 3, directory).present
+    assert before == sum(bytes_under(directory / step) for step in ("4", "8", "10")) > 100_000
+    (directory / "4").rename(directory / "4.corrupt")
+    assert disk_need(state, 3, directory).present == before - bytes_under(directory / "4.corrupt")
+    (directory / "dangling").symlink_to(directory / "nowhere")
+    assert bytes_under(directory) >= before and bytes_under(directory / "nowhere") == 0
 
 
 def test_verify_sees_flipped_bits(copied):

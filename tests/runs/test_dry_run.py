@@ -1,13 +1,19 @@
 """The dry run: it shows what a run would be, meets what the run would meet, and leaves nothing behind."""
 
+import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
+from pretrainx.core.config import ABSENT
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
+from pretrainx.core.json_lines import read_metrics
 from pretrainx.runs import disk
-from pretrainx.runs.dry_run import dry_run
+from pretrainx.runs.dry_run import config_lines, dry_run
+from pretrainx.runs.recipe import parse
+from pretrainx.training.restore import FormatError, digest
 
 pytestmark = pytest.mark.xdist_group("operate")
 
@@ -39,11 +45,15 @@ def test_a_fresh_run(make_values, tmp_path):
     assert len(re.findall(r"inputs tokens  ", text)) == 2
 
 
-def test_it_reads_like_the_run(make_values, untouched):
-    """The hash of the first batch is the one that the run logged; its checkpoint is verified, and nothing is touched."""
+def test_it_reads_like_the_run(make_values, untouched, tmp_path):
+    """Batches have the hashes that the run logged: the first one, and the next one after a checkpoint. Nothing is touched."""
+    logged = [record["batch_hash"] for record in read_metrics(untouched / "metrics.jsonl") if "batch_hash" in record]
+    assert f"hash {logged[0]}" in said_of(make_values(), tmp_path / "new")
+    shutil.copytree(untouched, tmp_path / "shorter")
+    shutil.rmtree(tmp_path / "shorter" / "checkpoints" / "10")
+    resumed = said_of(make_values(), tmp_path / "shorter")
+    assert f"hash {logged[8]}" in resumed and "== batch 8, the first that it would read ==" in resumed
     text = said_of(make_values(train={"steps": 20}), untouched)
-    logged = re.search(r'"batch_hash": "(\w+)"', (untouched / "metrics.jsonl").read_text())[1]
-    assert f"hash {logged}" in text
     assert "would resume from step 10, which is whole; 10 steps are left" in text
     assert "config.train.steps: 10 before, 20 now (safe" in text and "tokens/s of this run" in text
 
@@ -81,9 +91,34 @@ def test_damage(make_values, copied):
         dry_run(make_values(), copied, say=lambda line: None)
 
 
-def test_a_disk_that_is_too_small(make_values, tmp_path, monkeypatch):
-    """All that the run would be is still shown; then exit 4."""
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+def test_a_config_that_needs_its_overrides(make_values, tmp_path):
+    """Only what they changed is marked, although the file alone is no run."""
+    of_file = make_values()
+    of_file["train"]["steps"] = ABSENT
+    values = make_values(train={"steps": 40}, model={"width": 64})
+    marked = [line for line in config_lines(parse(values), values, of_file) if "(override)" in line]
+    assert marked == ["train.steps = '(absent)' -> 40   (override)", "model.width = 32 -> 64   (override)"]
+
+
+def test_a_checkpoint_of_another_version(make_values, copied):
+    path = copied / "checkpoints" / "10" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    del meta["digest"]
+    meta["format"] = 2
+    path.write_text(json.dumps(meta | {"digest": digest(meta)}))
+    with pytest.raises(FormatError, match="this version reads 1"):
+        dry_run(make_values(), copied, say=lambda line: None)
+
+
+def test_a_disk_that_is_too_small(make_values, tmp_path, untouched, monkeypatch):
+    """As in the run itself: exit 4 where not even one state fits (after all is shown), else a warning."""
+    free = lambda size: monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
+    free(1_000_000)
+    assert "warning: the disk may be too small for the checkpoints: 4 x 0.6 MiB" in said_of(
+        make_values(), tmp_path / "run"
+    )
+    free(1000)
+    assert "warning: the disk may be" in said_of(make_values(checkpoint={"keep": 30}), untouched), "one is there"
     said = []
     with pytest.raises(CheckpointError, match="disk is too small") as caught:
         dry_run(make_values(), tmp_path / "run", say=said.append)

@@ -15,7 +15,8 @@ from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.json_lines import read_metrics
 from pretrainx.runs.recipe import parse
-from pretrainx.training.restore import read_meta
+from pretrainx.runs.replay import replay
+from pretrainx.training.restore import FormatError, digest, read_meta
 
 pytestmark = pytest.mark.xdist_group("operate")
 
@@ -97,6 +98,20 @@ def test_another_step_and_a_damaged_one(copied):
         pretrainx.load(copied, step=10)
     with pytest.raises(CheckpointError, match="steps there: 4, 8, 10"):
         pretrainx.load(copied, step=5)
+
+
+def test_another_version_is_no_damage(copied):
+    """A newest step that this version cannot read is an error, not a reason to take an older one."""
+    path = copied / "checkpoints" / "10" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    del meta["digest"]
+    meta["format"] = 2
+    path.write_text(json.dumps(meta | {"digest": digest(meta)}))
+    with pytest.raises(FormatError, match="this version reads 1"):
+        pretrainx.load(copied)
+    with pytest.raises(FormatError, match="this version reads 1"):
+        replay(copied, 10, say=lambda line: None)
+    assert pretrainx.load(copied, step=8).step == 8
 
 
 def test_what_is_no_run(copied, tmp_path):

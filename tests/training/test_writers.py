@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import os
+import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,26 @@ def test_scalars_of_numpy_and_jax_and_what_is_not_finite(tmp_path):
     assert record == {**expected, "h": None, "i": str(tmp_path), "j": True, "k": {"x": [1, 2]}}
     (number,) = read_metrics(tmp_path / "metrics.jsonl")
     assert math.isnan(number["d"]) and number["e"] == math.inf and number["f"] == -math.inf
+
+
+def test_lines_of_two_threads(tmp_path, monkeypatch):
+    """The watchdog's thread records a hang while the thread that trains may go on: each line is there once, whole."""
+    write = os.write
+
+    def slowly(descriptor, line):
+        time.sleep(0)  # the other thread's turn
+        return write(descriptor, line)
+
+    monkeypatch.setattr(writers.os, "write", slowly)
+    with Journal(tmp_path) as journal:
+        tell = lambda thread: [journal.event("hang", thread=thread, number=number) for number in range(300)]
+        threads = [threading.Thread(target=tell, args=(thread,)) for thread in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    found = [(event["thread"], event["number"]) for event in read(tmp_path / "events.jsonl")]
+    assert sorted(found) == [(thread, number) for thread in range(3) for number in range(300)]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
