@@ -58,7 +58,7 @@ MODELS = [
         KERNELS,
         "* size**-0.5",
         "* 1.0",
-        TEST_KERNELS + "attention",
+        TEST_KERNELS + "attention[0-False-kv_heads=2-blocks]",
     ),
     Mutant(
         "heads",
@@ -67,7 +67,7 @@ MODELS = [
         "return x.reshape(batch, shared, heads // shared * times, size)",
         "x = x.reshape(batch, heads // shared, shared, times, size).swapaxes(1, 2)\n"
         "    return x.reshape(batch, shared, heads // shared * times, size)",
-        TEST_KERNELS + "attention",
+        TEST_KERNELS + "attention[0-False-kv_heads=2-blocks]",
     ),
     Mutant(
         "segments",
@@ -75,7 +75,7 @@ MODELS = [
         KERNELS,
         "mask = mask & same(segments[:, first:last], segments[:, start:stop])[:, None]",
         "pass",
-        TEST_KERNELS + "attention",
+        TEST_KERNELS + "attention[0-True-kv_heads=2-blocks]",
     ),
     Mutant(
         "sliding window",
@@ -83,7 +83,7 @@ MODELS = [
         KERNELS,
         "(distance < window)",
         "(distance <= window)",
-        TEST_KERNELS + "attention",
+        TEST_KERNELS + "attention[3-False-kv_heads=2-blocks]",
     ),
     Mutant(
         "cache",
@@ -91,7 +91,7 @@ MODELS = [
         DECODER,
         "positions = cache.filled + jnp.arange(tokens.shape[1])[None]",
         "positions = jnp.arange(tokens.shape[1])[None]",
-        "tests/evals/test_continuation.py::test_cached_is_recomputed",
+        "tests/evals/test_continuation.py::test_cached_is_recomputed[llama-plain]",
     ),
     Mutant(
         "restart",
@@ -99,7 +99,7 @@ MODELS = [
         "pretrainx/objectives/autoregressive.py",
         "return index - jax.lax.cummax(jnp.where(begins, index, 0))",
         "return index",
-        TEST_AR + "packed_documents_are_separate_ones",
+        TEST_AR + "packed_documents_are_separate_ones[gpt2]",
     ),
     Mutant(
         "border",
@@ -107,7 +107,7 @@ MODELS = [
         "pretrainx/objectives/autoregressive.py",
         "real &= (segments[1:] == segments[:-1]) & (segments[1:] > 0)",
         "real &= segments[1:] > 0",
-        TEST_AR + "packed_documents_are_separate_ones",
+        TEST_AR + "packed_documents_are_separate_ones[gpt2]",
     ),
     Mutant(
         "chunks",

@@ -103,16 +103,18 @@ def test_the_copy_is_what_is_tested(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_fault_is_killed(tmp_path):
-    """And without a fault every killer passes."""
-    killers = sorted({mutant.killer for mutant in MUTANTS})
+    """And without a fault every killer passes. PRETRAINX_MUTANTS=0/2 is the first half of the table, 1/2 the other."""
+    part, parts = map(int, os.environ.get("PRETRAINX_MUTANTS", "0/1").split("/"))
+    mutants = MUTANTS[part::parts]
+    killers = sorted({mutant.killer for mutant in mutants})
     with ThreadPoolExecutor(2) as pool:
         control = pool.submit(run_tests, copy(tmp_path / "control"), *killers)
-        directories = [tmp_path / str(number) for number in range(len(MUTANTS))]
-        judged = list(pool.map(judge, MUTANTS, directories))
+        directories = [tmp_path / str(number) for number in range(len(mutants))]
+        judged = list(pool.map(judge, mutants, directories))
     print(*table(judged), sep="\n")
     done = control.result()
     assert done.returncode == 0, done.stdout[-3000:]
-    assert re.search(rf"\b{len(killers)} passed", done.stdout), done.stdout[-300:]
+    assert int(re.search(r"\b(\d+) passed", done.stdout)[1]) >= len(killers), done.stdout[-300:]
     failed = [
         f"{mutant.name} (exit {code}, {raised}): {output}"
         for mutant, code, raised, _, output in judged
