@@ -129,8 +129,9 @@ MODELS = [
         "narrow bias",
         "a bias added after the rounding, whose gradient bfloat16 adds up",
         LAYERS,
-        "y = contract(x, kernel, len(self.inputs), self.precision.compute, wide=True)",
-        "y = contract(x, kernel, len(self.inputs), self.precision.compute)",
+        'y = y + self.param("bias", initial, sizes, self.precision.params)',
+        "y = y.astype(self.precision.compute)\n"
+        '            y = y + self.param("bias", initial, sizes, self.precision.params).astype(y.dtype)',
         TEST_KERNELS + "a_whole_model_in_bfloat16",
     ),
     Mutant(
