@@ -23,7 +23,7 @@ from pretrainx.core.json_lines import read
 BYTES, MD5 = 1_115_394, "6fb458f1232090904fb40fe944165e91"
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "lm" / "characters.py"
 STEPS, SHARE = 2000, 0.65
-ADAMW_RATES, MUON_RATE = (1e-3, 2e-3, 4e-3, 8e-3), 1.5e-2
+ADAMW_RATES, MUON_RATE = (5e-4, 1e-3, 2e-3, 4e-3), 1.5e-2
 SIZES = {"width 64": dict(width=64, heads=2), "width 128": dict(width=128, heads=4)}
 
 
