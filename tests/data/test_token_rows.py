@@ -1,8 +1,5 @@
 """Which rows a step reads: random access, whole permutations, every target once, the same whatever was read before."""
 
-import statistics
-import time
-
 import numpy as np
 import pytest
 
@@ -10,6 +7,7 @@ from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.held_out import held_out_batches
 from pretrainx.data.rows import TokenRows, TrainingRows
+from toys.seeking import check_late_steps
 
 VOCABULARY = Vocabulary(1000, (("pad", 0), ("eos", 1)))
 
@@ -90,18 +88,7 @@ def test_row_positions_do_not_depend_on_the_batch_size():
 
 def test_a_late_step_costs_what_the_first_costs():
     training = TrainingRows(TokenRows(stream(40_001), 8), 32, 0, VOCABULARY)
-    training.batch(0)
-
-    def typical(first):
-        times = []
-        for step in range(first, first + 40):
-            started = time.perf_counter()
-            training.batch(step)
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
-
-    # Generous to a busy machine; reading through to the late step would take hours.
-    assert typical(10**7) < 5 * typical(1) + 1e-3
+    check_late_steps(training)
 
 
 def test_a_foreign_token_is_found_in_its_batch():
