@@ -21,6 +21,10 @@ class Wrapper(Objective):
     def terms(self):
         return self.inner.terms
 
+    @property
+    def reads(self):
+        return self.inner.reads
+
     def batch_spec(self, rows):
         return self.inner.batch_spec(rows)
 
@@ -51,8 +55,9 @@ class Wrapper(Objective):
         with self.scope(params):
             return self.inner.outputs(params, extras, inputs, names, key, train=train)
 
-    def cache(self, rows, length):
-        return self.inner.cache(rows, length)
+    def cache(self, params, extras, rows, length, source=None):
+        with self.scope(params):
+            return self.inner.cache(params, extras, rows, length, source)
 
     def decode(self, params, extras, tokens, cache):
         with self.scope(params):

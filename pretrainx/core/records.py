@@ -7,7 +7,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
+
+# Fields of text rows beside "tokens": whether there is one for each token, and the dtype.
+TEXT_FIELDS = {
+    "segments": (True, jnp.int32),  # which document of the row a token belongs to: 1, 2, ...; 0 is empty
+    "words": (True, jnp.bool_),  # where a token begins a word
+    "sentences": (True, jnp.bool_),  # where a token ends a sentence
+    "other": (True, jnp.int32),  # the tokens of another row, drawn by the data
+    "length": (False, jnp.int32),  # how many tokens of the row are real; padding follows
+}
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The rows that an objective reads from a corpus: what data and objective agree on.
+
+    Attributes:
+      width: tokens of a row.
+      overlap: how many tokens a row shares with the one before it: 1 where the last token is only a target.
+      fields: what is given beside the tokens, of TEXT_FIELDS.
+    """
+
+    width: int
+    overlap: int = 0
+    fields: tuple[str, ...] = ()
+
+    def spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """{field: shape and dtype} of a batch: "tokens", the fields, and "valid"."""
+        found = {"tokens": jax.ShapeDtypeStruct((rows, self.width), jnp.int32)}
+        for name in self.fields:
+            per_token, dtype = TEXT_FIELDS[name]
+            found[name] = jax.ShapeDtypeStruct((rows, self.width) if per_token else (rows,), dtype)
+        return found | {"valid": jax.ShapeDtypeStruct((rows,), jnp.bool_)}
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ class Vocabulary:
       specials: (name, id) pairs, such as (("pad", 0), ("eos", 1)).
       added: how many of the last ids are no token of the tokenizer, such as the padding of one that has none: models keep a
         row for them, and never predict them.
+      sentinels: ids that stand for hidden spans, in the order of their use (T5: descending from the last id).
     """
 
     size: int
     specials: tuple[tuple[str, int], ...] = ()
     added: int = 0
+    sentinels: tuple[int, ...] = ()
 
     @property
     def predicted(self) -> int:
@@ -37,7 +39,7 @@ class Vocabulary:
         raise ConfigError(
             f"the vocabulary has no special token {name!r}",
             why=nearest(name, [known for known, _ in self.specials]),
-            do="train the tokenizer with that token, or choose an objective that does not need it",
+            do=f'give a trained tokenizer the token: --config.data.specials="({name!r},)", or choose another objective',
         )
 
     def check(self, tokens: np.ndarray, where: str) -> None:

@@ -26,7 +26,7 @@ def continued(
     time, with a cache of keys and values. What is not filled must hold `end`.
     """
     with rules.bound():
-        cache = objective.cache(*tokens.shape)
+        cache = objective.cache(params, extras, *tokens.shape)
         logits, cache = objective.decode(params, extras, tokens[:, :known], cache)
 
         def unfinished(carry):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pretrainx.core.errors import nearest
-from pretrainx.core.records import Observation, Term
+from pretrainx.core.records import Observation, Term, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
 from pretrainx.models.decoder import Decoder
@@ -37,10 +37,12 @@ class Autoregressive(Objective):
 
     terms = (Term("nll"),)
 
+    @property
+    def reads(self):
+        return TextRows(self.length + 1, 1, ("segments",) if self.segmented else ())
+
     def batch_spec(self, rows):
-        ids = jax.ShapeDtypeStruct((rows, self.length + 1), jnp.int32)
-        fields = {"tokens": ids, "segments": ids} if self.segmented else {"tokens": ids}
-        return fields | {"valid": jax.ShapeDtypeStruct((rows,), jnp.bool_)}
+        return self.reads.spec(rows)
 
     def init(self, key, batch):
         return self.model.init(key, batch["tokens"][:1, :-1])["params"]
@@ -94,7 +96,7 @@ class Autoregressive(Objective):
             found["features"] = found["hidden"].mean(1)
         return {name: found[name] for name in names}
 
-    def cache(self, rows, length):
+    def cache(self, params, extras, rows, length, source=None):
         return self.model.apply({}, rows, length, method="cache")
 
     def decode(self, params, extras, tokens, cache):

@@ -29,6 +29,11 @@ class Objective:
     def terms(self) -> tuple[Term, ...]:
         raise TypeError(f"{type(self).__name__} must name its terms")
 
+    @property
+    def reads(self) -> Any:
+        """What rows of a corpus this reads, for objectives of text: TextRows; of several tasks ((name, share, reads), ...)."""
+        raise TypeError(f"{type(self).__name__} does not read text")
+
     def batch_spec(self, rows: int) -> Batch:
         """{field: jax.ShapeDtypeStruct with leading axis `rows`}, always with `valid: bool[rows]`."""
         raise TypeError(f"{type(self).__name__} must describe its batch")
@@ -83,8 +88,11 @@ class Objective:
         """Named outputs (logits, hidden, features ...) on inputs that may be partial; an unknown name is an error."""
         raise TypeError(f"{type(self).__name__} must give its outputs")
 
-    def cache(self, rows: int, length: int) -> Any:
-        """An empty cache for decoding `length` tokens of `rows` rows; only causal models have one."""
+    def cache(self, params: Params, extras: Extras, rows: int, length: int, source: Batch | None = None) -> Any:
+        """A cache for decoding `length` tokens of `rows` rows; only models that predict the next token have one.
+
+        source: what an encoder-decoder reads first, the inputs of its observation that the encoder sees.
+        """
         raise TypeError(f"{type(self).__name__} does not decode token by token")
 
     def decode(self, params: Params, extras: Extras, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:

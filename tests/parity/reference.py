@@ -82,7 +82,7 @@ class Ours:
 
     def greedy(self, prompt, count):
         """The prompt int[B, t] and `count` tokens more, each the likeliest, decoded with a cache."""
-        cache = self.objective.cache(len(prompt), prompt.shape[1] + count)
+        cache = self.objective.cache(None, None, len(prompt), prompt.shape[1] + count)
         decode = jax.jit(lambda params, tokens, cache: self.objective.decode(params, {}, tokens, cache))
         found = given = jnp.asarray(prompt, jnp.int32)
         for _ in range(count):
