@@ -12,7 +12,7 @@ from pretrainx.core import paths
 Names = tuple[str | None, ...]
 # Dimensions that are one dimension of a matrix, stored apart: [embed, heads, head_dim] is embed x (heads * head_dim).
 TOGETHER = ("heads", "head_dim")
-TABLES = ("vocab", "position")
+TABLES = ("vocab", "position", "type", "bucket")
 
 
 def without_layers(names: Names) -> Names:

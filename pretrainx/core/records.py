@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from pretrainx.core.errors import ConfigError
+
 # Fields of text rows beside "tokens": whether there is one for each token, and the dtype.
 TEXT_FIELDS = {
     "segments": (True, jnp.int32),  # which document of the row a token belongs to: 1, 2, ...; 0 is empty
@@ -41,6 +43,29 @@ class TextRows:
             per_token, dtype = TEXT_FIELDS[name]
             found[name] = jax.ShapeDtypeStruct((rows, self.width) if per_token else (rows,), dtype)
         return found | {"valid": jax.ShapeDtypeStruct((rows,), jnp.bool_)}
+
+
+def rows_of_task(task: str, share: float, rows: int) -> int:
+    """How many of a batch's rows a task of a mixture has; ConfigError where they are not a whole number above 0.
+
+    Rounded, since shares such as 0.29 are no binary fractions.
+    """
+    count = round(rows * share)
+    if count < 1 or abs(rows * share - count) > 1e-6 * rows:
+        raise ConfigError(
+            "a task's share of the batch is not a whole number of rows",
+            where="config.train.batch_size",
+            why=f"{share:g} of {rows} rows for the task {task!r} are {rows * share:g}",
+            do="choose a batch size (or config.evals.batch_size) that every share divides, or other shares",
+        )
+    return count
+
+
+def tokens_of(reads: Any) -> float:
+    """Tokens that a row of this brings beyond those of the row before; of a mixture's tasks the mean."""
+    if isinstance(reads, TextRows):
+        return reads.width - reads.overlap
+    return sum(share * tokens_of(each) for _, share, each in reads)
 
 
 @dataclass(frozen=True)

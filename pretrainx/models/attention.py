@@ -1,6 +1,9 @@
-"""Multi-head causal self-attention, with rotary positions, shared key heads and a cache for decoding."""
+"""Multi-head attention to one's own sequence and to another, with rotary positions, shared key heads and a cache for decoding."""
 
 from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,11 @@ from flax import linen as nn
 from flax import struct
 
 from pretrainx.models import kernels
-from pretrainx.models.layers import Linear, Precision, wide
-from pretrainx.parallel.rules import constrain
+from pretrainx.models.layers import Linear, Precision, Spread, wide
+from pretrainx.parallel.rules import constrain, constrain_groups, row_groups
+
+if TYPE_CHECKING:
+    from pretrainx.models.stack import StackConfig
 
 Turns = tuple[jax.Array, jax.Array]
 
@@ -53,26 +59,69 @@ def unit_rms(x: jax.Array) -> jax.Array:
     return (y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
+def to_heads(module: nn.Module, heads: int, std: float, name: str | None = None) -> Linear:
+    """The projection of an attention's `module` to so many heads: [B, T, D] -> [B, T, H, K]."""
+    config = module.config
+    outputs = (("heads", heads), ("head_dim", config.head_size))
+    return Linear((("embed", config.width),), outputs, std, config.bias, module.precision, name=name)
+
+
+def from_heads(module: nn.Module, name: str | None = None) -> Linear:
+    """[B, T, H, K] -> [B, T, D]"""
+    config = module.config
+    inputs = (("heads", config.heads), ("head_dim", config.head_size))
+    return Linear(inputs, (("embed", config.width),), module.spread.out, config.bias, module.precision, name=name)
+
+
+def by_head(x: jax.Array) -> jax.Array:
+    """x [B, T, H, K] laid over devices by head."""
+    return constrain(x, "batch", "length", "act_heads", None)
+
+
+def buckets_of(distance: jax.Array, causal: bool, buckets: int, farthest: int) -> jax.Array:
+    """The bucket int32[...] of a key's position minus the query's (Raffel et al. 2020, section 2.1): half of them for single
+    distances, the rest growing with the logarithm up to `farthest`. Not causal: one half of all for keys that follow."""
+    first = 0
+    if not causal:
+        buckets //= 2
+        first = jnp.where(distance > 0, buckets, 0)
+        distance = -jnp.abs(distance)
+    back = jnp.maximum(-distance, 0)
+    exact = buckets // 2
+    ratio = jnp.log(jnp.maximum(back, 1).astype(jnp.float32) / exact) / math.log(farthest / exact)
+    far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
+    return first + jnp.where(back < exact, back, far)
+
+
+class RelativeBias(nn.Module):
+    """What a stack adds to its attention scores for the distance of key and query, a number per bucket and head."""
+
+    config: StackConfig
+    causal: bool
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, keys: jax.Array, rows: int) -> jax.Array:
+        """float32[G, H, T, S] of positions int32[T] and int32[S], G groups of the `rows` of a batch.
+
+        One copy for each group of rows that lie together: its gradient is a sum over rows, which would else be a collective in
+        every layer.
+        """
+        config = self.config
+        std = config.width**-0.5 if config.initial == "fan_in" else config.initial_std
+        initial = nn.with_logical_partitioning(nn.initializers.normal(std), ("bucket", "heads"))
+        table = self.param("table", initial, (config.buckets, config.heads), self.precision.params)
+        places = buckets_of(keys[None, :] - queries[:, None], self.causal, config.buckets, config.bucket_distance)
+        bias = wide(jnp.moveaxis(table[places], -1, 0))
+        return constrain_groups(jnp.broadcast_to(bias, (row_groups(rows), *bias.shape)))
+
+
 class Attention(nn.Module):
-    """Causal self-attention: x [B, T, D] -> ([B, T, D], cache).
+    """Self-attention: x [B, T, D] -> ([B, T, D], cache)."""
 
-    Attributes:
-      heads, shared: query heads H, and heads N of keys and values.
-      window: how far back a token sees, itself included; 0 is everything.
-      qk_norm: queries and keys are normalised per head first.
-      kernel: one of kernels.ATTENTION.
-    """
-
-    heads: int
-    shared: int
-    head_dim: int
-    std: float
-    output_std: float
-    window: int
-    qk_norm: bool
-    bias: bool
-    output_bias: bool
-    kernel: str
+    config: StackConfig
+    spread: Spread
+    causal: bool
     precision: Precision
 
     @nn.compact
@@ -82,14 +131,15 @@ class Attention(nn.Module):
         turns: Turns | None = None,
         segments: jax.Array | None = None,
         cache: Cache | None = None,
+        seen: jax.Array | None = None,
+        bias: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """turns: rotary angles of the positions; segments: int32[B, T]; cache: of this layer, x is then what follows it."""
-        inputs = (("embed", x.shape[-1]),)
-        outputs = lambda heads: (("heads", heads), ("head_dim", self.head_dim))
-        linear = lambda heads, name: Linear(inputs, outputs(heads), self.std, self.bias, self.precision, name=name)
-        split = lambda heads, name: constrain(linear(heads, name)(x), "batch", "length", "act_heads", None)
-        query, key, value = split(self.heads, "query"), split(self.shared, "key"), split(self.shared, "value")
-        if self.qk_norm:
+        """turns: rotary angles of the positions; cache: of this layer, x is then what follows it; the rest as kernels have it."""
+        config = self.config
+        query = by_head(to_heads(self, config.heads, self.spread.query, "query")(x))
+        key = by_head(to_heads(self, config.shared_heads, self.spread.key, "key")(x))
+        value = by_head(to_heads(self, config.shared_heads, self.spread.key, "value")(x))
+        if config.qk_norm:
             query, key = unit_rms(query), unit_rms(key)
         if turns is not None:
             query, key = rotate(query, turns), rotate(key, turns)
@@ -99,7 +149,48 @@ class Attention(nn.Module):
             key, value = put(cache.key, key, filled, axis=1), put(cache.value, value, filled, axis=1)
             cache = Cache(key, value, filled + x.shape[1])
         y = kernels.attention(
-            query, key, value, window=self.window, segments=segments, filled=filled, kernel=self.kernel
+            query,
+            key,
+            value,
+            causal=self.causal,
+            window=config.window,
+            segments=segments,
+            seen=seen,
+            bias=bias,
+            scale=None if config.scaled_attention else 1.0,
+            filled=filled,
+            kernel=config.attention,
         )
-        out = Linear(outputs(self.heads), inputs, self.output_std, self.output_bias, self.precision, name="out")
-        return out(y), cache
+        return from_heads(self, "out")(y), cache
+
+
+class CrossAttention(nn.Module):
+    """Attention of x [B, T, D] to another sequence: `read` makes keys and values of it, the call looks at them."""
+
+    config: StackConfig
+    spread: Spread
+    precision: Precision
+
+    def setup(self):
+        config = self.config
+        self.query = to_heads(self, config.heads, self.spread.query)
+        self.key = to_heads(self, config.shared_heads, self.spread.key)
+        self.value = to_heads(self, config.shared_heads, self.spread.key)
+        self.out = from_heads(self)
+
+    def read(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(keys, values) [B, S, N, K] of memory [B, S, D]."""
+        return by_head(self.key(memory)), by_head(self.value(memory))
+
+    def __call__(self, x: jax.Array, memory: tuple[jax.Array, jax.Array], segments: jax.Array | None) -> jax.Array:
+        """segments: int32[B, S], 1 where the memory is real and 0 where it is padding; None: all of it is."""
+        y = kernels.attention(
+            by_head(self.query(x)),
+            *memory,
+            causal=False,
+            segments=None if segments is None else jnp.ones(x.shape[:2], segments.dtype),
+            key_segments=segments,
+            scale=None if self.config.scaled_attention else 1.0,
+            kernel=self.config.attention,
+        )
+        return self.out(y)

@@ -21,53 +21,62 @@ def attention(
     key: jax.Array,
     value: jax.Array,
     *,
+    causal: bool = True,
     window: int = 0,
     segments: jax.Array | None = None,
+    key_segments: jax.Array | None = None,
+    seen: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
     filled: jax.Array | None = None,
     kernel: str = "auto",
 ) -> jax.Array:
-    """Causal softmax(query key^T / sqrt(K)) value.
+    """softmax(scale query key^T + bias) value over the keys that a query may see.
 
     Args:
       query: [B, T, H, K]; key, value: [B, S, N, K], N dividing H: consecutive query heads share one (Ainslie et al. 2023).
-      window: a query sees itself and the window - 1 positions before it; 0 is no limit.
-      segments: int32[B, T], equal where tokens may see each other; only with S = T.
+      causal: a query sees its own position and those before it; otherwise all.
+      window: a causal query sees itself and the window - 1 positions before it; 0 is no limit.
+      segments: int32[B, T], equal where tokens may see each other; key_segments: int32[B, S], the keys' where S is another
+        sequence.
+      seen: bool[B, S], keys that causality does not hide: a prefix that is read as a whole.
+      bias: [G, H, T, S], added to the scores; G groups of neighbouring rows, such as `row_groups` lays apart, or 1.
+      scale: None is 1 / sqrt(K).
       filled: int32[], decoding: query t stands at position filled + t of the S cached ones; None where S = T.
       kernel: one of ATTENTION; "auto" chooses by platform and dtype.
     Returns [B, T, H, K]. Scores and softmax are float32 or wider.
     """
     if kernel == "auto":
-        packed = segments is not None
-        kernel = choose(
-            _hardware(), query.dtype, query.shape[3], query.shape[1], key.shape[2], packed, filled is not None
-        )
+        masked = segments is not None or seen is not None
+        plain = filled is None and bias is None and (causal or key_segments is None)
+        kernel = choose(_hardware(), query.dtype, query.shape[3], query.shape[1], key.shape[2], masked, not plain)
     if kernel == "blocks":
-        return _blocks(query, key, value, window, segments, filled)
-    local = (window - 1, 0) if window else None
-    if segments is None and filled is None:
-        return jax.nn.dot_product_attention(
-            query, key, value, is_causal=True, local_window_size=local, implementation=kernel
-        )
-    times, sources = query.shape[1], key.shape[1]
-    mask = allowed(jnp.arange(times) + (0 if filled is None else filled), jnp.arange(sources), window)[None, None]
-    if segments is not None:
-        mask = mask & same(segments, segments)[:, None]
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=kernel)
+        return _blocks(query, key, value, causal, window, segments, key_segments, seen, bias, scale, filled)
+    if bias is not None:  # [G, H, T, S] -> [B, H, T, S], a broadcast that is fused
+        groups, rows = bias.shape[0], query.shape[0]
+        bias = jnp.broadcast_to(bias[:, None], (groups, rows // groups, *bias.shape[1:])).reshape(rows, *bias.shape[1:])
+    call = partial(jax.nn.dot_product_attention, query, key, value, bias, scale=scale, implementation=kernel)
+    if segments is None and filled is None and seen is None:
+        return call(is_causal=causal, local_window_size=(window - 1, 0) if window else None)
+    times, sources = jnp.arange(query.shape[1]) + (0 if filled is None else filled), jnp.arange(key.shape[1])
+    key_segments = segments if key_segments is None else key_segments
+    return call(mask=visible(times, sources, causal, window, segments, key_segments, seen))
 
 
 def choose(
-    hardware: str, dtype, head_dim: int, length: int, shared: int, packed: bool = False, decoding: bool = False
+    hardware: str, dtype, head_dim: int, length: int, shared: int, masked: bool = False, special: bool = False
 ) -> str:
     """The kernel that is fast and right there; `hardware` is "cpu", "cuda" (with tensor cores for bfloat16) or another.
 
     `jax.nn.dot_product_attention` has a float32 softmax even for float64, which would hide errors below 1e-7 from the equality
     tests; on a CPU blocks are faster (benchmarks/lm_step.py). cuDNN takes what `fits_cudnn` says, a mask only for even
-    lengths, no length that is laid over devices, and as many devices for key heads as for queries.
+    lengths, no length that is laid over devices, as many devices for key heads as for queries, and nothing `special`: a cache,
+    a bias, keys of another sequence with padding.
     """
     if hardware == "cpu" or dtype == jnp.float64:
         return "blocks"
-    whole = ways("length") == 1 and shared % ways("act_heads") == 0 and not (packed and length % 2)
-    return "cudnn" if hardware == "cuda" and whole and not decoding and fits_cudnn(dtype, head_dim) else "xla"
+    whole = ways("length") == 1 and shared % ways("act_heads") == 0 and not (masked and length % 2)
+    return "cudnn" if hardware == "cuda" and whole and not special and fits_cudnn(dtype, head_dim) else "xla"
 
 
 def fits_cudnn(dtype, head_dim: int) -> bool:
@@ -88,40 +97,63 @@ def allowed(queries: jax.Array, keys: jax.Array, window: int) -> jax.Array:
     return (distance >= 0) & (distance < window) if window else distance >= 0
 
 
+def visible(
+    queries: jax.Array,
+    keys: jax.Array,
+    causal: bool,
+    window: int = 0,
+    segments: jax.Array | None = None,
+    key_segments: jax.Array | None = None,
+    seen: jax.Array | None = None,
+) -> jax.Array | None:
+    """bool[T, S] or [B, 1, T, S]: which keys the queries at these positions see; None where that is all of them."""
+    mask = allowed(queries, keys, window) if causal else None
+    if causal and seen is not None:
+        mask = mask | seen[:, None, None, :]
+    if segments is None:
+        return mask
+    together = same(segments, key_segments)[:, None]
+    return together if mask is None else mask & together
+
+
 def same(queries: jax.Array, keys: jax.Array) -> jax.Array:
     """bool[B, T, S] of segments [B, T] and [B, S]."""
     return queries[:, :, None] == keys[:, None, :]
 
 
-def _blocks(query, key, value, window, segments, filled):
-    """Heads first, and a few blocks of queries that only look at the keys they may see: a third of the scores is skipped.
+def _blocks(query, key, value, causal, window, segments, key_segments, seen, bias, scale, filled):
+    """Heads first, and a few blocks of causal queries that only look at the keys they may see: a third of the scores is skipped.
 
     In float32 or wider: a CPU is slower at these small products in bfloat16.
     """
     dtype, wider = query.dtype, jnp.promote_types(query.dtype, jnp.float32)
     query, key, value = (x.astype(wider).swapaxes(1, 2) for x in (query, key, value))
     length = query.shape[2]
-    count = 4 if filled is None and length >= 128 and length % 4 == 0 else 1
+    skipping = causal and filled is None and seen is None
+    count = 4 if skipping and length >= 128 and length % 4 == 0 else 1
+    key_segments = segments if key_segments is None else key_segments
+    cut = lambda x, first, last: None if x is None else x[:, first:last]
     found = []
     for first in range(0, length, length // count):
         last = first + length // count
         queries = jnp.arange(first, last) + (0 if filled is None else filled)
-        start = max(0, first - window + 1) if window and filled is None else 0
-        stop = last if filled is None else key.shape[2]
-        mask = allowed(queries, jnp.arange(start, stop), window)
-        if segments is not None:
-            mask = mask & same(segments[:, first:last], segments[:, start:stop])[:, None]
-        found.append(_softmax(query[:, :, first:last], key[:, :, start:stop], value[:, :, start:stop], mask))
+        start = max(0, first - window + 1) if window and skipping else 0
+        stop = last if skipping else key.shape[2]
+        keys, of_queries, of_keys = jnp.arange(start, stop), cut(segments, first, last), cut(key_segments, start, stop)
+        mask = visible(queries, keys, causal, window, of_queries, of_keys, seen)
+        added = None if bias is None else bias[:, :, first:last, start:stop]
+        parts = query[:, :, first:last], key[:, :, start:stop], value[:, :, start:stop]
+        found.append(_softmax(*parts, mask, added, scale))
     return (found[0] if count == 1 else jnp.concatenate(found, axis=2)).swapaxes(1, 2).astype(dtype)
 
 
-@jax.custom_vjp
-def _softmax(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """query [B, H, T, K], key and value [B, N, S, K], mask bool[T, S] or [B, 1, T, S] -> [B, H, T, K].
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _softmax(query, key, value, mask=None, bias=None, scale=None) -> jax.Array:
+    """query [B, H, T, K], key and value [B, N, S, K], mask bool[T, S] or [B, 1, T, S], bias [G, H, T, S] -> [B, H, T, K].
 
     Of the scores only the probabilities are kept for the gradient; autodiff keeps three arrays of their size.
     """
-    return _softmax_forward(query, key, value, mask)[0]
+    return _softmax_forward(query, key, value, mask, bias, scale)[0]
 
 
 def _grouped(x: jax.Array, shared: int) -> jax.Array:
@@ -130,27 +162,40 @@ def _grouped(x: jax.Array, shared: int) -> jax.Array:
     return x.reshape(batch, shared, heads // shared * times, size)
 
 
-def _softmax_forward(query, key, value, mask):
+def _apart(scores: jax.Array, groups: int) -> jax.Array:
+    """[B, H, T, S] -> [G, B / G, H, T, S]"""
+    return scores.reshape(groups, -1, *scores.shape[1:])
+
+
+def _softmax_forward(query, key, value, mask, bias, scale):
     batch, heads, times, size = query.shape
     grouped = _grouped(query, key.shape[1])
-    scores = jnp.einsum("bntk,bnsk->bnts", grouped, key).reshape(batch, heads, times, -1) * size**-0.5
-    # Finite: a row with nothing allowed is uniform, not NaN.
-    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min / 2)
+    scores = jnp.einsum("bntk,bnsk->bnts", grouped, key).reshape(batch, heads, times, -1)
+    scores = scores * (size**-0.5 if scale is None else scale)
+    if bias is not None:
+        scores = (_apart(scores, bias.shape[0]) + bias[:, None]).reshape(scores.shape)
+    if mask is not None:
+        # Finite: a row with nothing allowed is uniform, not NaN.
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min / 2)
     weights = _grouped(jax.nn.softmax(scores, axis=-1), key.shape[1])
     found = jnp.einsum("bnts,bnsk->bntk", weights, value).reshape(query.shape)
-    return found, (grouped, key, value, weights)
+    return found, (grouped, key, value, weights, bias)
 
 
-def _softmax_backward(saved, gradient):
-    query, key, value, weights = saved
+def _softmax_backward(scale, saved, gradient):
+    query, key, value, weights, bias = saved
     shape, gradient = gradient.shape, _grouped(gradient, key.shape[1])
     to_value = jnp.einsum("bnts,bntk->bnsk", weights, gradient)
     to_weights = jnp.einsum("bntk,bnsk->bnts", gradient, value)
     moved = (to_weights * weights).sum(-1, keepdims=True)
     # Where the mask is False the weight is 0, or all of a row's are equal and its loss has weight 0.
-    to_scores = weights * (to_weights - moved) * query.shape[-1] ** -0.5
+    to_scores = weights * (to_weights - moved)
+    to_bias = None
+    if bias is not None:
+        to_bias = _apart(to_scores.reshape(*shape[:3], -1), bias.shape[0]).sum(1).astype(bias.dtype)
+    to_scores = to_scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     to_query = jnp.einsum("bnts,bnsk->bntk", to_scores, key).reshape(shape)
-    return to_query, jnp.einsum("bnts,bntk->bnsk", to_scores, query), to_value, None
+    return to_query, jnp.einsum("bnts,bntk->bnsk", to_scores, query), to_value, None, to_bias
 
 
 _softmax.defvjp(_softmax_forward, _softmax_backward)

@@ -15,6 +15,7 @@ from pretrainx.parallel.rules import constrain
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
     "silu": jax.nn.silu,
 }
@@ -31,6 +32,17 @@ class Precision:
 
     params: str = field(default="float32", metadata={"choices": DTYPES})
     compute: str = field(default="float32", metadata={"choices": DTYPES})
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of a block's matrices at the start: queries, keys and values, attention's output, the MLP's two."""
+
+    query: float
+    key: float
+    out: float
+    up: float
+    down: float
 
 
 def wide(x: jax.Array) -> jax.Array:
@@ -133,6 +145,22 @@ class Embedding(nn.Module):
         return kernels.matmul(x, self.table.T, self.precision.compute)
 
 
+class Sinusoids(nn.Module):
+    """Constants of the positions (Vaswani et al. 2017, section 3.5), sines then cosines, times one learned factor."""
+
+    width: int
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, positions: jax.Array) -> jax.Array:
+        """[..., width] of positions [...]"""
+        initial = nn.with_logical_partitioning(nn.initializers.constant(self.width**-0.5), ())
+        factor = self.param("factor", initial, (), self.precision.params)
+        half = self.width // 2
+        angles = positions[..., None] * 10_000.0 ** (-jnp.arange(half, dtype=factor.dtype) / half)
+        return factor * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site) -> jax.Array:
     """Zeroes entries of x [B, ...] with probability `rate` and scales the rest; as it is where keys is None.
 
@@ -143,6 +171,11 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site) -> jax.Arra
         return x
     draw = lambda key: jax.random.bernoulli(jax.random.fold_in(key, site), 1.0 - rate, x.shape[1:])
     return jnp.where(jax.vmap(draw)(keys), x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def unpadded(logits: jax.Array, real: int) -> jax.Array:
+    """Logits [..., V'] with the columns from `real` on, which are padding of a table, too low to be drawn."""
+    return jnp.where(jnp.arange(logits.shape[-1]) < real, logits, jnp.finfo(logits.dtype).min / 2)
 
 
 def padded(size: int, multiple: int) -> int:

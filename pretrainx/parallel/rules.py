@@ -36,6 +36,9 @@ TABLE = (
     ("mlp", ("tensor",)),
     ("vocab", ("tensor",)),
     ("position", ("tensor",)),
+    ("type", ()),
+    ("bucket", ()),
+    ("classes", ()),
     ("rank", ()),
 )
 

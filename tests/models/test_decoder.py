@@ -123,7 +123,7 @@ def test_unroll_and_remat_change_nothing(change):
 
 def masks(config, keys, rows=ROWS):
     """Which entries of (embeddings, attention and mlp branch of each layer) dropout leaves, from runs of its sites."""
-    from pretrainx.models import decoder
+    from pretrainx.models import decoder, stack
 
     found, original = {}, decoder.dropout
 
@@ -132,12 +132,12 @@ def masks(config, keys, rows=ROWS):
         jax.debug.callback(note, site, original(jnp.ones_like(x), rate, keys, site) != 0)
         return original(x, rate, keys, site)
 
-    decoder.dropout = spy
+    decoder.dropout = stack.dropout = spy
     try:
         jax.jit(lambda tree: build(config).apply({"params": tree}, TOKENS[:rows], keys))(params(config))
         jax.effects_barrier()
     finally:
-        decoder.dropout = original
+        decoder.dropout = stack.dropout = original
     return found
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 from flax import linen as nn
 
-from pretrainx.models.decoder import Block
+from pretrainx.models.stack import Block
 from toys.lora import Lora
 
 

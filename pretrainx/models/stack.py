@@ -1,0 +1,270 @@
+"""The transformer block that all models are stacks of, and the sizes and habits that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+from flax import linen as nn
+from flax import struct
+
+from pretrainx.core.errors import ConfigError
+from pretrainx.models import kernels
+from pretrainx.models.attention import Attention, Cache, CrossAttention, Turns, turns
+from pretrainx.models.layers import ACTIVATIONS, NORMS, Linear, Norm, Precision, Spread, dropout, wide
+from pretrainx.parallel.rules import constrain
+
+# What the backward pass finds in memory of each block; the rest it computes again.
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.checkpoint_dots,
+    "weight_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+INITIAL = ("normal", "fan_in")
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """What decoders, encoders and encoder-decoders have in common.
+
+    Attributes:
+      width, depth, heads: model width D, number of blocks L, attention heads H.
+      kv_heads: heads of keys and values, each shared by heads / kv_heads queries; 0 is one each.
+      head_dim: width of a head K; 0 is width / heads.
+      mlp_width: hidden width of the MLP F; 0 is 4 D.
+      max_length: rows of the position table; 0 takes the data's length.
+      rotary_base: theta of the rotary angles (10,000; LLaMA 3: 500,000).
+      norm, norm_epsilon, activation: "layer" or "rms"; "gelu_tanh" (GPT-2), "gelu" (BERT), "relu" (T5), "silu" or
+        "relu_squared".
+      gated: the MLP is down(activation(gate(x)) * up(x)); SwiGLU with "silu" (Shazeer 2020).
+      qk_norm: normalise queries and keys per head.
+      bias: biases in linear layers of blocks.
+      tied: the head is the token table; otherwise a matrix of its own.
+      dropout: rate on embeddings and on the residual branches.
+      remat: what the backward pass keeps of a block: "none" recomputes nothing, "dots" keeps all matrix products,
+        "weight_dots" those with weights, "full" only the block's input. A CPU saves nothing by it with unroll 0.
+      attention: "auto" chooses by platform; "blocks", "xla" and "cudnn" name a kernel.
+      unroll: blocks per iteration of the scan over layers; 0 unrolls all (fast on CPU at small depth).
+      vocab_multiple: vocabulary tables are stored padded to a multiple of this.
+      initial_std: of all matrices and tables.
+    """
+
+    width: int = field(default=256, metadata={"min": 1})
+    depth: int = field(default=4, metadata={"min": 1})
+    heads: int = field(default=4, metadata={"min": 1})
+    kv_heads: int = field(default=0, metadata={"min": 0})
+    head_dim: int = field(default=0, metadata={"min": 0})
+    mlp_width: int = field(default=0, metadata={"min": 0})
+    max_length: int = field(default=0, metadata={"min": 0})
+    rotary_base: float = field(default=10_000.0, metadata={"above": 0})
+    norm: str = field(default="layer", metadata={"choices": NORMS})
+    norm_epsilon: float = field(default=1e-5, metadata={"above": 0})
+    activation: str = field(default="gelu_tanh", metadata={"choices": tuple(ACTIVATIONS)})
+    gated: bool = False
+    qk_norm: bool = False
+    bias: bool = True
+    tied: bool = True
+    dropout: float = field(default=0.0, metadata={"min": 0.0, "max": 0.99})
+    remat: str = field(default="none", metadata={"choices": tuple(REMAT)})
+    attention: str = field(default="auto", metadata={"choices": kernels.ATTENTION})
+    unroll: int = field(default=1, metadata={"min": 0})
+    vocab_multiple: int = field(default=64, metadata={"min": 1})
+    initial_std: float = field(default=0.02, metadata={"above": 0})
+
+    # Habits that only some of the models choose: a field of theirs where they do.
+    positions = "learned"
+    norm_first = True
+    scaled_attention = True
+    scaled_residual = False
+    initial = "normal"
+    window = 0
+
+    def __post_init__(self):
+        for name, whole, parts in (
+            ("heads", "width", 0 if self.head_dim else self.width % self.heads),
+            ("kv_heads", "heads", self.heads % self.shared_heads),
+        ):
+            if parts:
+                raise ConfigError(
+                    f"the {name} do not divide the {whole}",
+                    where=f"config.model.{name}",
+                    why=f"{whole} {getattr(self, whole)}, {name} {getattr(self, name)}",
+                    do=f"choose a {whole} that is a multiple of the {name}",
+                )
+        if self.positions == "rotary" and self.head_size % 2:
+            raise ConfigError(
+                "rotary positions turn pairs",
+                where="config.model.head_dim",
+                why=f"a head has {self.head_size} dimensions",
+                do="choose an even width of heads",
+            )
+
+    @property
+    def shared_heads(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def mlp_size(self) -> int:
+        return self.mlp_width or 4 * self.width
+
+    def spread(self, depth: int) -> Spread:
+        """Standard deviations of a block's matrices in a stack of `depth` blocks."""
+        if self.initial == "fan_in":  # T5's rule: without 1 / sqrt(K) in the scores, queries start that much smaller
+            to_heads, of_heads = self.width**-0.5, (self.heads * self.head_size) ** -0.5
+            query = to_heads if self.scaled_attention else to_heads * self.head_size**-0.5
+            return Spread(query, to_heads, of_heads, to_heads, self.mlp_size**-0.5)
+        # The sum of 2 L branches keeps the scale of one.
+        std, out = self.initial_std, self.initial_std / ((2 * depth) ** 0.5 if self.scaled_residual else 1.0)
+        return Spread(std, std, out, std, out)
+
+    @property
+    def table_std(self) -> float:
+        return 1.0 if self.initial == "fan_in" else self.initial_std
+
+    @property
+    def head_std(self) -> float:
+        """Of a head that is a matrix of its own."""
+        return self.width**-0.5 if self.initial == "fan_in" else self.initial_std
+
+    def check(self, length: int, precision: Precision) -> None:
+        """ConfigError where rows of `length` tokens outgrow the position table, or the kernel does not fit."""
+        if self.max_length and self.max_length < length:
+            raise ConfigError(
+                "the rows are longer than the position table",
+                where="config.model.max_length",
+                why=f"config.data.length needs {length}, config.model.max_length is {self.max_length}",
+                do=f"--config.model.max_length={length}, or 0 to follow the data",
+            )
+        if self.attention == "cudnn" and not kernels.fits_cudnn(precision.compute, self.head_size):
+            raise ConfigError(
+                "cuDNN's attention does not take these heads",
+                where="config.model.attention",
+                why=f"heads of {self.head_size} in {precision.compute}; it takes multiples of 8 up to 128, in bfloat16",
+                do="--config.model.attention=auto, or other heads and --config.precision.compute=bfloat16",
+            )
+
+    def turns(self, positions: jax.Array, dtype) -> Turns | None:
+        """The rotary angles of positions, where the model turns."""
+        return turns(positions, self.head_size, self.rotary_base, dtype) if self.positions == "rotary" else None
+
+
+@struct.dataclass
+class Around:
+    """What every block of a stack sees beside the stream.
+
+    Attributes:
+      keys: key[B] for dropout, or None.
+      turns: rotary angles of the positions.
+      segments, seen, bias: what tokens see of each other, as `kernels.attention` takes them.
+      memory: [B, S, D], what a cross-attention reads; source_segments: int32[B, S], where it is real.
+    """
+
+    keys: jax.Array | None = None
+    turns: Turns | None = None
+    segments: jax.Array | None = None
+    seen: jax.Array | None = None
+    bias: jax.Array | None = None
+    memory: jax.Array | None = None
+    source_segments: jax.Array | None = None
+
+
+class Block(nn.Module):
+    """One layer: x + branch(norm(x)) for attention, cross-attention where there is one, and MLP; norm_first=False is
+    norm(x + branch(x)). Scanned over `layer` and the layers of the caches.
+
+    Attributes:
+      depth: blocks of the stack; causal: queries see what stands before them; cross: there is a memory to read.
+      first_site: number of the stack's first dropout.
+    """
+
+    config: StackConfig
+    precision: Precision
+    depth: int
+    causal: bool = True
+    cross: bool = False
+    first_site: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        layer: jax.Array,
+        cache: Cache | None,
+        memory: tuple[jax.Array, jax.Array] | None,
+        around: Around,
+    ):
+        """x [B, T, D]; layer int32[] is the block's number; `memory`: the cross-attention's keys and values, made before.
+
+        Returns (x, None), or with a cache (x, (cache, memory)).
+        """
+        config, precision = self.config, self.precision
+        spread, decoding = config.spread(self.depth), cache is not None
+
+        def attend(y):
+            nonlocal cache
+            attention = Attention(config, spread, self.causal, precision, name="attention")
+            y, cache = attention(y, around.turns, around.segments, cache, around.seen, around.bias)
+            return y
+
+        def read(y):
+            nonlocal memory
+            cross = CrossAttention(config, spread, precision, name="cross")
+            memory = cross.read(around.memory) if memory is None else memory
+            return cross(y, memory, around.source_segments)
+
+        branches = {"attention": attend, "cross": read, "mlp": MLP(config, spread, precision, name="mlp")}
+        if not self.cross:
+            del branches["cross"]
+        for index, (name, branch) in enumerate(branches.items()):
+            norm = Norm(config.norm, config.norm_epsilon, precision, name=f"{name}_norm")
+            y = branch(norm(x) if config.norm_first else x)
+            x = x + dropout(y, config.dropout, around.keys, self.first_site + len(branches) * layer + index)
+            x = constrain(x if config.norm_first else norm(x), "batch", "length", "act_embed")
+        return x, (cache, memory) if decoding else None
+
+
+class MLP(nn.Module):
+    """down(activation(up(x))), or down(activation(gate(x)) * up(x))."""
+
+    config: StackConfig
+    spread: Spread
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        config, precision = self.config, self.precision
+        width, hidden = (("embed", x.shape[-1]),), (("mlp", config.mlp_size),)
+        grow = lambda name: constrain(
+            Linear(width, hidden, self.spread.up, config.bias, precision, name=name)(x), "batch", "length", "act_mlp"
+        )
+        # In float32 whatever is stored: bfloat16 elementwise work is three times slower on CPU, and no more exact.
+        # Its own intermediates are made again from its input: kept, they would be most of what a block keeps.
+        activate = jax.checkpoint(lambda y: ACTIVATIONS[config.activation](wide(y)))
+        y = activate(grow("gate")) * wide(grow("up")) if config.gated else activate(grow("up"))
+        y = y.astype(precision.compute)
+        return Linear(hidden, width, self.spread.down, config.bias, precision, name="down")(y)
+
+
+def stacked(
+    config: StackConfig, precision: Precision, depth: int, causal: bool, cross: bool = False, first_site: int = 0
+) -> nn.Module:
+    """The scanned stack: (x, layer numbers, caches, memories, around) -> (x, (caches, memories) where there are caches).
+
+    To be called in `setup`: scan and remat make a new class at each call, and as fields they would make equal models differ.
+    """
+    policy = REMAT[config.remat]
+    block = Block if policy is None else nn.remat(Block, prevent_cse=config.unroll == 0, policy=policy)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, 0, 0, nn.broadcast),
+        length=depth,
+        unroll=config.unroll or depth,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )(config, precision, depth, causal, cross, first_site)
