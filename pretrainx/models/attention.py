@@ -1,4 +1,4 @@
-"""Multi-head attention to one's own sequence and to another, with rotary positions, shared key heads and a cache for decoding."""
+"""Multi-head attention to one's own sequence and to another: rotary and relative positions, shared key heads, a cache."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Attention(nn.Module):
         seen: jax.Array | None = None,
         bias: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """turns: rotary angles of the positions; cache: of this layer, x is then what follows it; the rest as kernels have it."""
+        """turns: rotary angles of the positions; cache: of this layer, x then follows it; the rest as kernels have it."""
         config = self.config
         query = by_head(to_heads(self, config.heads, self.spread.query, "query")(x))
         key = by_head(to_heads(self, config.shared_heads, self.spread.key, "key")(x))

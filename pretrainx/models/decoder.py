@@ -108,12 +108,15 @@ class Decoder(nn.Module):
     def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         return self.head(self.blocks(self.embed(tokens, keys), keys))
 
-    def decode(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """(logits float32[B, T, V'], cache) of tokens int32[B, T] that follow those in the cache."""
+    def decode(self, tokens: jax.Array, cache: Cache, seen: jax.Array | None = None) -> tuple[jax.Array, Cache]:
+        """(logits float32[B, T, V'], cache) of tokens int32[B, T] that follow those in the cache.
+
+        seen: bool[B, S] over the places of the cache, a prefix whose tokens see each other both ways.
+        """
         positions = cache.filled + jnp.arange(tokens.shape[1])[None]
         x = self.embed(tokens, None, positions)
         each = cache.replace(filled=jnp.broadcast_to(cache.filled, self.config.depth))
-        around = Around(turns=self.config.turns(positions, x.dtype))
+        around = Around(turns=self.config.turns(positions, x.dtype), seen=seen)
         x, (each, _) = self.layers(x, jnp.arange(self.config.depth), each, None, around)
         return self.head(x), each.replace(filled=each.filled[0])
 

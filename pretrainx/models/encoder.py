@@ -42,7 +42,7 @@ class EncoderConfig(StackConfig):
       embedding_norm: normalise the sum of embeddings.
       head: what comes before the product with the token table: "transform" (dense, activation, norm), or "linear" (nothing);
         both add a bias per id. "none": the model predicts no tokens, it only has features.
-      pooler: tanh(W h + b) of the first token, and two classes of it for next-sentence prediction.
+      pooler: tanh(W h + b) of the first token, and, where there is a head, two classes of it for next-sentence prediction.
     """
 
     norm_epsilon: float = field(default=1e-12, metadata={"above": 0})
@@ -65,8 +65,8 @@ class Encoder(nn.Module):
     """tokens int32[B, T] -> logits float32[B, T, V'], V' = vocabulary padded; padded columns are masked.
 
     `head(blocks(embed(tokens)))` is the call. `keys: key[B]` switches dropout on. `positions` int32[B, T] (default 0, 1, ...),
-    `types` int32[B, T] (default 0). `segments` int32[B, T]: tokens see those of their own number only; padding is 0, the rest of
-    a row 1, or 1, 2, ... where it holds several documents. `predicted`: only the first so many ids are; 0 is all.
+    `types` int32[B, T] (default 0). `segments` int32[B, T]: tokens see those of their own number only; padding is 0, the
+    rest of a row 1, or 1, 2, ... where it holds several documents. `predicted`: only the first so many ids are; 0 is all.
     """
 
     config: EncoderConfig
@@ -103,6 +103,7 @@ class Encoder(nn.Module):
                 self.unembed = Linear(inputs, outputs, config.head_std, False, precision, wide=True)
         if config.pooler:
             self.pooler = square()
+        if config.pooler and config.head != "none":
             inputs, outputs = (("mlp", width),), (("classes", 2),)
             self.relation_ = Linear(inputs, outputs, config.initial_std, True, precision, wide=True, name="relation")
 
@@ -155,7 +156,9 @@ class Encoder(nn.Module):
                 do="--config.model.head=transform, with config.init_from naming the run: the head starts anew",
             )
         if config.head == "transform":
-            hidden = ACTIVATIONS[config.activation](wide(self.transform(hidden))).astype(hidden.dtype)
+            # Whole on each device before the norm: left to itself the compiler spreads it, and its gradient came out wrong.
+            hidden = constrain(self.transform(hidden), "batch", "length", "act_embed")
+            hidden = ACTIVATIONS[config.activation](wide(hidden)).astype(hidden.dtype)
             hidden = self.transform_norm(hidden)
         logits = self.token.attend(hidden) if config.tied else self.unembed(hidden)
         logits = constrain(logits + self.logit_bias, "batch", "length", "act_vocab")
@@ -176,5 +179,7 @@ class Encoder(nn.Module):
     def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         x = self.hidden(self.blocks(self.embed(tokens, keys), keys))
         if self.config.pooler and self.is_initializing():
-            self.relation(self.pooled(x))
+            pooled = self.pooled(x)
+            if self.config.head != "none":
+                self.relation(pooled)
         return x if self.config.head == "none" else self.logits(x)

@@ -122,7 +122,7 @@ def same(queries: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def _blocks(query, key, value, causal, window, segments, key_segments, seen, bias, scale, filled):
-    """Heads first, and a few blocks of causal queries that only look at the keys they may see: a third of the scores is skipped.
+    """Heads first, and a few blocks of causal queries that look only where they may: a third of the scores is skipped.
 
     In float32 or wider: a CPU is slower at these small products in bfloat16.
     """

@@ -55,6 +55,49 @@ def test_attention(kernel, shared, window, packed):
     np.testing.assert_allclose(found, by_hand(query, key, value, window, segments), rtol=GAP[kernel], atol=GAP[kernel])
 
 
+SOURCE = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])  # the second source has padding
+PREFIX = np.arange(9) < np.array([[4], [1]])
+OTHERWISE = {
+    "bidirectional": dict(causal=False),
+    "bidirectional, packed": dict(causal=False, segments=np.array([[1, 1, 1, 2, 2, 3, 3, 0, 0], [1] * 8 + [2]])),
+    "prefix": dict(seen=PREFIX),
+    "relative": dict(bias=draw(1, 6, 9, 9, seed=4), scale=1.0),
+    "relative, groups": dict(bias=draw(2, 6, 9, 9, seed=5), causal=False),
+    "source": dict(causal=False, segments=np.ones((2, 9), int), key_segments=SOURCE, scale=0.3),
+}
+
+
+def by_mask(query, key, value, causal=True, segments=None, key_segments=None, seen=None, bias=None, scale=None):
+    """The same from a full mask, for equal numbers of heads, differentiable: [B, T, H, K]."""
+    times, sources = np.arange(query.shape[1])[:, None], np.arange(key.shape[1])[None]
+    mask = (sources <= times) if causal else np.ones((len(times), sources.size), bool)
+    mask = mask[None] | (False if seen is None else seen[:, None, :])
+    if segments is not None:
+        mask = mask & (segments[:, :, None] == (segments if key_segments is None else key_segments)[:, None, :])
+    scores = jnp.einsum("bthk,bshk->bhts", query, key) * (query.shape[3] ** -0.5 if scale is None else scale)
+    if bias is not None:
+        scores = scores + jnp.repeat(bias, len(query) // len(bias), axis=0)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
+    return jnp.einsum("bhts,bshk->bthk", weights, value)
+
+
+@pytest.mark.parametrize("kernel", sorted(GAP))
+@pytest.mark.parametrize("case", OTHERWISE)
+def test_what_is_seen_otherwise(case, kernel):
+    """Both directions, prefixes, biases and other sequences: values and gradients, the bias's too."""
+    options = OTHERWISE[case]
+    sources = options.get("key_segments", np.ones((2, 9))).shape[1]
+    arrays = {"query": draw(2, 9, 6, 4), "key": draw(2, sources, 6, 4, seed=1), "value": draw(2, sources, 6, 4, seed=2)}
+    arrays |= {"bias": options["bias"]} if "bias" in options else {}
+    rest = {name: value for name, value in options.items() if name != "bias"}
+    weight = draw(2, 9, 6, 4, seed=3)
+    ours = lambda arrays: (kernels.attention(**arrays, **rest, kernel=kernel) * weight).sum()
+    theirs = lambda arrays: (by_mask(**arrays, **rest) * weight).sum()
+    found, wanted = (jax.jit(jax.value_and_grad(f))(arrays) for f in (ours, theirs))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=10 * GAP[kernel], atol=10 * GAP[kernel])
+    jax.tree.map(close, found, wanted)
+
+
 @pytest.mark.parametrize("window", [0, 40])
 @pytest.mark.parametrize("packed", [False, True])
 def test_blocks_of_queries(window, packed):

@@ -2,11 +2,26 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from pretrainx.cli.config_file import load
+from pretrainx.core import paths
 from pretrainx.models.decoder import DecoderConfig
-from pretrainx.models.sizes import CONVENTIONS, decoder_flops_per_token, decoder_parameters, visible_keys
+from pretrainx.models.encoder import EncoderConfig
+from pretrainx.models.encoder_decoder import EncoderDecoderConfig
+from pretrainx.models.layers import Precision
+from pretrainx.models.sizes import (
+    CONVENTIONS,
+    decoder_flops_per_token,
+    decoder_parameters,
+    encoder_decoder_flops_per_row,
+    encoder_decoder_parameters,
+    encoder_flops_per_row,
+    encoder_parameters,
+    visible_keys,
+)
 from pretrainx.runs.recipe import parse
 
 ROOT = Path(__file__).parents[2]
@@ -93,3 +108,56 @@ def test_every_convention_is_checked():
 def test_visible_keys(length, window):
     seen = [min(t + 1, window or length) for t in range(length)]
     assert visible_keys(length, window) == pytest.approx(sum(seen) / length)
+
+
+BERT = dict(width=768, depth=12, heads=12, types=2)
+T5 = dict(positions="relative", norm_first=True, norm="rms", activation="relu", bias=False, embedding_norm=False)
+READERS = {  # published counts; None: only compared with the leaves
+    "BERT base": (EncoderConfig(**BERT), 30522, 512, 109_514_298),
+    "BERT base, next sentence": (EncoderConfig(**BERT, pooler=True), 30522, 512, 110_106_428),
+    "BERT large": (EncoderConfig(width=1024, depth=24, heads=16, types=2), 30522, 512, 335_174_458),
+    "RoBERTa base": (EncoderConfig(**BERT | dict(types=1), position_offset=2), 50265, 512, 124_697_433),
+    "a modern encoder": (
+        EncoderConfig(48, 3, 4, 2, norm_first=True, norm="rms", gated=True, bias=False, positions="rotary", tied=False),
+        99,
+        30,
+        None,
+    ),
+    "no head, sinusoids": (EncoderConfig(48, 3, 4, positions="sinusoidal", head="none"), 99, 30, None),
+    "T5 small": (EncoderDecoderConfig(512, 6, 8, mlp_width=2048, **T5), 32128, 512, 60_506_624),
+    "T5 base": (EncoderDecoderConfig(768, 12, 12, mlp_width=3072, **T5), 32128, 512, 222_903_552),
+    "BART base": (EncoderDecoderConfig(768, 6, 12, position_offset=2), 50265, 1024, 139_420_416),
+    "BART large": (EncoderDecoderConfig(1024, 12, 16, position_offset=2), 50265, 1024, 406_291_456),
+    "T5 1.1's form": (EncoderDecoderConfig(48, 2, 4, 2, decoder_depth=3, gated=True, tied=False, **T5), 99, 30, None),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_parameters_of_encoders_and_encoder_decoders(name):
+    config, vocab_size, length, wanted = READERS[name]
+    ids = jnp.zeros((1, 4), jnp.int32)
+    if isinstance(config, EncoderConfig):
+        count, arguments = encoder_parameters(config, vocab_size, length), (ids,)
+        model = config.build(vocab_size, length, Precision())
+    else:
+        count, arguments = encoder_decoder_parameters(config, vocab_size, length), (ids, ids)
+        model = config.build(vocab_size, length, length, Precision())
+    if wanted is not None:
+        assert count == wanted
+    found = 0
+    for _, leaf in paths.leaves(jax.eval_shape(model.init, jax.random.key(0), *arguments)["params"]):
+        # without the padding of vocabulary tables
+        rows = leaf.value.shape[leaf.names.index("vocab")] if "vocab" in leaf.names else vocab_size
+        found += leaf.value.size * vocab_size // rows
+    assert found == count
+
+
+def test_flops_of_encoders_and_encoder_decoders():
+    """By hand: 6 per weight and token that it meets, 12 per query, key and head dimension."""
+    encoder = EncoderConfig(width=8, depth=2, heads=2, mlp_width=16)
+    weights = 2 * (4 * 64 + 2 * 128)
+    assert encoder_flops_per_row(encoder, 50, 10, 3) == 6 * weights * 10 + 12 * 2 * 8 * 10 * 10 + 6 * 3 * (50 * 8 + 64)
+    both = EncoderDecoderConfig(width=8, depth=2, heads=2, mlp_width=16, decoder_depth=1)
+    wanted = 6 * weights * 10 + 12 * 2 * 8 * 10 * 10 + 6 * 2 * 64 * 10
+    wanted += 6 * 4 * (weights / 2 + 2 * 64 + 50 * 8) + 12 * 8 * 4 * (2.5 + 10)
+    assert encoder_decoder_flops_per_row(both, 50, 10, 4) == wanted

@@ -5,7 +5,8 @@ from mutants.record import Mutant
 DECODER, ATTENTION, LAYERS, KERNELS = (
     f"pretrainx/models/{name}.py" for name in ("decoder", "attention", "layers", "kernels")
 )
-RULES = "pretrainx/parallel/rules.py"
+RULES, MIXTURE = "pretrainx/parallel/rules.py", "pretrainx/adapt/mixture.py"
+TEST_MIXTURE = "tests/adapt/test_task_mixture.py::test_"
 TEST_DECODER, TEST_LAYERS = "tests/models/test_decoder.py::test_", "tests/models/test_layers.py::test_"
 TEST_KERNELS = "tests/models/test_kernels.py::test_"
 TEST_RULES, PARTICULARS = "tests/parallel/test_rules.py::test_", "tests/contract/test_particulars.py::test_"
@@ -23,16 +24,16 @@ MODELS = [
     Mutant(
         "M32",
         "all layers share one dropout mask",
-        DECODER,
-        "keys, 2 * layer), ",
-        "keys, 0 * layer), ",
+        "pretrainx/models/stack.py",
+        "self.first_site + len(branches) * layer",
+        "self.first_site + 0 * layer",
         TEST_DECODER + "dropout_masks",
     ),
     Mutant(
         "M36",
         "padded vocabulary logits not masked",
-        DECODER,
-        "return jnp.where(real, logits, jnp.finfo(logits.dtype).min / 2)",
+        "pretrainx/models/layers.py",
+        "return jnp.where(jnp.arange(logits.shape[-1]) < real, logits, jnp.finfo(logits.dtype).min / 2)",
         "return logits",
         TEST_DECODER + "padded_vocabulary[gpt2]",
     ),
@@ -56,8 +57,8 @@ MODELS = [
         "scores",
         "scores not divided by sqrt K",
         KERNELS,
-        "* size**-0.5",
-        "* 1.0",
+        "scores * (size**-0.5 if scale is None else scale)",
+        "scores * 1.0",
         TEST_KERNELS + "attention[0-False-kv_heads=2-blocks]",
     ),
     Mutant(
@@ -73,8 +74,8 @@ MODELS = [
         "segments",
         "segment mask dropped",
         KERNELS,
-        "mask = mask & same(segments[:, first:last], segments[:, start:stop])[:, None]",
-        "pass",
+        "    if segments is None:\n        return mask\n",
+        "    return mask\n",
         TEST_KERNELS + "attention[0-True-kv_heads=2-blocks]",
     ),
     Mutant(
@@ -249,18 +250,51 @@ TOYS = [
     Mutant(
         "M21",
         "a shared leaf is trained by one task only",
-        "tests/toys/mixture.py",
-        "task.encode(params, extras[n],",
-        "task.encode(params if n == self.tasks[0][0] else __import__('jax').lax.stop_gradient(params), extras[n],",
+        MIXTURE,
+        "params, extras[name], observation.inputs[name], keys[name], step, train=train",
+        "params if name == self.tasks[0][0] else jax.lax.stop_gradient(params), extras[name], "
+        "observation.inputs[name], keys[name], step, train=train",
         PARTICULARS + "a_shared_leaf_gets_both_gradients",
     ),
     Mutant(
         "shapes",
         "tasks that share a path with another shape",
-        "tests/toys/mixture.py",
-        "for tree in trees}) > 1:",
-        "for tree in trees}) > 2:",
+        MIXTURE,
+        "if known.value.shape != leaf.value.shape:",
+        "if known.value.ndim != leaf.value.ndim:",
         PARTICULARS + "shapes_of_shared_leaves_must_agree",
+    ),
+    Mutant(
+        "task-keys",
+        "the rows of all tasks draw alike",
+        MIXTURE,
+        "task.row_keys(jax.random.fold_in(key, index), batch[name])",
+        "task.row_keys(key, batch[name])",
+        TEST_MIXTURE + "tasks_draw_by_themselves",
+    ),
+    Mutant(
+        "task-rows",
+        "rows of a share are cut off, not rounded",
+        "pretrainx/core/records.py",
+        "count = round(rows * share)",
+        "count = int(rows * share)",
+        TEST_MIXTURE + "rows_of_a_share",
+    ),
+    Mutant(
+        "task-flops",
+        "every task is counted as if it had all rows",
+        MIXTURE,
+        "sum(share * f for f,",
+        "sum(f for f,",
+        TEST_MIXTURE + "flops_tokens_and_rows",
+    ),
+    Mutant(
+        "writer",
+        "the cache is of another task than the tokens",
+        MIXTURE,
+        "            if task.decodes:",
+        "            if not task.decodes:",
+        TEST_MIXTURE + "the_first_task_that_writes_decodes",
     ),
     Mutant(
         "M28",
