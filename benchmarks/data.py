@@ -16,6 +16,7 @@ import sysconfig
 import tempfile
 import time
 
+from pretrainx.core.records import TextRows
 from pretrainx.data.corpus import Part
 from pretrainx.data.rows import TrainingRows
 from pretrainx.data.text import MixtureConfig, TextConfig, prepare
@@ -61,7 +62,7 @@ def main() -> None:
             started = time.perf_counter()
             text = prepare(config, (options.cache or pathlib.Path(spare)) / name.replace(" ", "-"), lambda line: None)
             made = time.perf_counter() - started
-            rows = text.training_rows(LENGTH, ROWS, 0)
+            rows = text.training_rows(TextRows(LENGTH + 1, 1, ("segments",) if text.segmented else ()), ROWS, 0)
             started = time.perf_counter()
             rows.numbers(LATE * 3)
             seek = time.perf_counter() - started

@@ -38,9 +38,9 @@ def recipe(mesh, microbatches, dtype, steps):
 
 def batches(text, steps):
     """Real rows, cut at uneven places: every microbatch has another number of targets."""
-    from pretrainx.data.rows import TokenRows, TrainingRows
+    from pretrainx.core.records import TextRows
 
-    rows = TrainingRows(TokenRows(text.tokens("train"), LENGTH), ROWS, 0, text.vocabulary)
+    rows = text.training_rows(TextRows(LENGTH + 1, 1), ROWS, 0)
     ends = np.random.default_rng(0).integers(LENGTH // 4, LENGTH + 2, (steps, ROWS))
     for step in range(steps):
         batch = rows.batch(step)

@@ -149,7 +149,7 @@ def weighted_texts(corpora: list[Corpus]) -> Iterator[str]:
 
 
 class SplitWriter:
-    """Appends documents to one token file, an end id after each.
+    """Appends documents to one token file, an end id after each. A text without a token (blanks to a WordPiece) is none.
 
     Attributes:
       lengths: int64[documents], the tokens of each document, its end id included.
@@ -186,11 +186,13 @@ class SplitWriter:
     def _flush(self) -> None:
         end = np.array([self._tokenizer.end])
         for text, ids in zip(self._texts, self._tokenizer.encode_batch(self._texts), strict=True):
+            self._bytes += len(text.encode())
+            if not len(ids):
+                continue
             encoded = np.concatenate([ids, end]).astype(self._dtype).tobytes()
             self._stream.write(encoded)
             self._digest.update(encoded)
             self._documents += 1
-            self._bytes += len(text.encode())
             self._tokens += len(ids) + 1
             self._lengths.append(len(ids) + 1)
         self._texts, self._characters = [], 0

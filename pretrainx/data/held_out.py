@@ -4,93 +4,104 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from pretrainx.core.errors import DataError
+from pretrainx.core.records import rows_of_task
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.data.rows import Batch, PackedRows
+from pretrainx.data.rows import Batch, Rows, batch_of
+from pretrainx.data.stream import StreamRows, empty
+
+# Of the draw of "other" rows: held-out batches depend on no seed.
+SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOutText:
-    """What is evaluated on: a token stream in rows that overlap by one, or rows of whole documents.
+    """What is evaluated on: the rows of one part's held-out split.
 
     Attributes:
-      tokens: int[n], the stream; the packed rows' fields come from `packed`, where that is given.
-      length: T; vocabulary: what ids may be, and the one of padding.
-      packed: the rows of whole documents.
-      limit: how many of the packed rows are read.
+      rows: of which the first `count` are read.
+      vocabulary: what ids may be, and the one of padding.
+      others: where the field "other" is drawn from; None for `rows` themselves.
     """
 
-    tokens: np.ndarray
-    length: int
+    rows: StreamRows
+    count: int
     vocabulary: Vocabulary
-    packed: PackedRows | None = None
-    limit: int = 0
+    others: Rows | None = None
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """{"tokens": int32[B, T + 1], "valid": bool[B]}, and "segments" for rows of documents.
+        """What `rows.reads.spec(batch_size)` says; rows that fill the last batch have `valid` False.
 
         Raises DataError for a split without a target and for an id outside the vocabulary.
         """
-        found = self._packed_batches(batch_size) if self.packed else self._stream_batches(batch_size)
-        for number, batch in enumerate(found):
-            self.vocabulary.check(batch["tokens"], f"held-out batch {number}")
+        if self.count < 1:
+            raise DataError(
+                "the held-out text has no token to predict",
+                where="config.data.held_out",
+                why=f"{len(self.rows.tokens)} tokens",
+                do="raise config.data.held_out or add text (config.data.paths)",
+            )
+        for first in range(0, self.count, batch_size):
+            numbers = range(first, min(first + batch_size, self.count))
+            found, batch = batch_of(self.rows, numbers, SEED, self.others), self.nothing(batch_size)
+            for name, values in found.items():
+                batch[name][: len(numbers)] = values
+            batch["valid"][: len(numbers)] = True
+            for name in {"tokens", "other"} & batch.keys():
+                self.vocabulary.check(batch[name], f"held-out batch {first // batch_size}")
             yield batch
 
+    def nothing(self, batch_size: int) -> Batch:
+        """A batch without a valid row."""
+        batch = empty(self.rows.reads, batch_size, self.vocabulary.special("pad"))
+        if "other" in self.rows.reads.fields:
+            batch["other"] = batch["tokens"].copy()
+        return batch | {"valid": np.zeros(batch_size, bool)}
+
     def sequences(self) -> Iterator[np.ndarray]:
-        """int[n] each: what is predicted from its own beginning only. All tokens but the first of each are targets."""
-        if self.packed is None:
-            yield self.tokens
-            return
-        for number in range(self.limit):
-            row = self.packed[number]
-            for segment in range(1, int(row["segments"].max()) + 1):
-                yield row["tokens"][row["segments"] == segment]
+        """int[n] each: what is read from its own beginning only."""
+        return self.rows.sequences(self.count)
 
-    def _stream_batches(self, batch_size: int) -> Iterator[Batch]:
-        return held_out_batches(self.tokens, self.length, batch_size, self.vocabulary.special("pad"))
+    def targets(self) -> Iterator[np.ndarray]:
+        """int[n] each: the tokens of `sequences` that are to be recovered, each once.
 
-    def _packed_batches(self, batch_size: int) -> Iterator[Batch]:
-        if self.limit < 1:
-            raise _no_target(len(self.tokens))
-        for first in range(0, self.limit, batch_size):
-            count = min(batch_size, self.limit - first)
-            batch = self.packed.rows(range(first, first + count))
-            pad = self.vocabulary.special("pad")
-            fill = lambda values, empty: np.pad(values, ((0, batch_size - len(values)), (0, 0)), constant_values=empty)
+        All but the first of each where the last token of a row is only a target; else all.
+        """
+        return (sequence[self.rows.reads.overlap :] for sequence in self.sequences())
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutTasks:
+    """The held-out text as each task of a mixture reads it.
+
+    Attributes:
+      tasks: {task: its text}; shares: {task: its share of a batch's rows}.
+    """
+
+    tasks: dict[str, HeldOutText]
+    shares: dict[str, float]
+
+    def batches(self, batch_size: int) -> Iterator[dict[str, Batch]]:
+        """{task: batch}, until the task that takes longest is through; the others' rows are then not valid.
+
+        Raises ConfigError where a share is no whole number of rows.
+        """
+        rows = {name: rows_of_task(name, share, batch_size) for name, share in self.shares.items()}
+        each = [text.batches(rows[name]) for name, text in self.tasks.items()]
+        for found in zip_longest(*each):
             yield {
-                "tokens": fill(batch["tokens"], pad),
-                "segments": fill(batch["segments"], 0),
-                "valid": np.arange(batch_size) < count,
+                name: text.nothing(rows[name]) if batch is None else batch
+                for (name, text), batch in zip(self.tasks.items(), found, strict=True)
             }
 
+    def sequences(self) -> Iterator[np.ndarray]:
+        """Those of each task, one task after the other."""
+        return (sequence for text in self.tasks.values() for sequence in text.sequences())
 
-def held_out_batches(tokens: np.ndarray, length: int, batch_size: int, pad: int) -> Iterator[Batch]:
-    """Every target of a held-out stream exactly once, in order.
-
-    Yields {"tokens": int32[B, T + 1], "valid": bool[B]}: rows overlap by one; the last row is filled with `pad`,
-    the last batch with rows of `pad` whose `valid` is False. Raises DataError for a stream without a target.
-    """
-    tokens = np.asarray(tokens)
-    targets = len(tokens) - 1
-    if targets < 1:
-        raise _no_target(len(tokens))
-    rows = -(-targets // length)
-    for first in range(0, rows, batch_size):
-        batch = np.full((batch_size, length + 1), pad, np.int32)
-        count = min(batch_size, rows - first)
-        for place in range(count):
-            row = tokens[(first + place) * length :][: length + 1]
-            batch[place, : len(row)] = row
-        yield {"tokens": batch, "valid": np.arange(batch_size) < count}
-
-
-def _no_target(tokens: int) -> DataError:
-    return DataError(
-        "the held-out text has no token to predict",
-        where="config.data.held_out",
-        why=f"{tokens} tokens",
-        do="raise config.data.held_out or add text (config.data.paths)",
-    )
+    def targets(self) -> Iterator[np.ndarray]:
+        """Those of each task, one task after the other."""
+        return (targets for text in self.tasks.values() for targets in text.targets())

@@ -18,22 +18,25 @@ import numpy as np
 WINDOW = 1 << 16
 
 
-def cut(lengths: np.ndarray, length: int) -> np.ndarray:
-    """int64[pieces, 2] (start, count), in order: documents of `lengths` tokens, laid end to end, in pieces of at most T + 1.
+def cut(lengths: np.ndarray, width: int, overlap: int = 1) -> np.ndarray:
+    """int64[pieces, 2] (start, count), in order: documents of `lengths` tokens, laid end to end, in pieces of at most `width`.
 
-    The pieces of a long document overlap by one token, so each of its tokens but the first is the target of one piece.
+    Where the pieces of a long document overlap by one token, each of its tokens but the first is the target of one piece.
     """
     lengths = np.asarray(lengths, np.int64)
-    targets = lengths - 1
-    counts = -(-targets // length)
+    targets, stride = lengths - overlap, width - overlap
+    counts = -(-targets // stride)
     document = np.repeat(np.arange(len(lengths)), counts)
-    within = (np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
+    within = (np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)) * stride
     starts = (np.cumsum(lengths) - lengths)[document] + within
-    return np.stack([starts, np.minimum(length, targets[document] - within) + 1], axis=1)
+    return np.stack([starts, np.minimum(stride, targets[document] - within) + overlap], axis=1)
 
 
-def best_fit(counts: np.ndarray, capacity: int) -> np.ndarray:
-    """int64[n]: the row of each piece. Longest first, each into the row that it leaves least room in, else a new one."""
+def best_fit(counts: np.ndarray, capacity: int, least: int = 2) -> np.ndarray:
+    """int64[n]: the row of each piece. Longest first, each into the row that it leaves least room in, else a new one.
+
+    No piece is shorter than `least`.
+    """
     rows = np.empty(len(counts), np.int64)
     spaces: list[int] = []  # ascending; those that some open row has left
     open_rows: dict[int, list[int]] = {}
@@ -51,7 +54,7 @@ def best_fit(counts: np.ndarray, capacity: int) -> np.ndarray:
                 del open_rows[space], spaces[place]
         rows[piece] = row
         left = space - count
-        if left >= 2:  # no piece is shorter: an input and a target
+        if left >= least:
             if left not in open_rows:
                 open_rows[left] = []
                 bisect.insort(spaces, left)
@@ -59,19 +62,20 @@ def best_fit(counts: np.ndarray, capacity: int) -> np.ndarray:
     return rows
 
 
-def pack(lengths: np.ndarray, length: int, window: int = WINDOW) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of T + 1 tokens for documents that lie end to end, a pure function of its arguments.
+def pack(lengths: np.ndarray, width: int, overlap: int = 1, window: int = WINDOW) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `width` tokens for documents that lie end to end, a pure function of its arguments.
 
     Args:
-      lengths: int64[documents], tokens of each, at least 2; length: T; window: how many pieces are packed together.
+      lengths: int64[documents], tokens of each; width: T + 1, or what else an objective reads; overlap: the tokens that
+        pieces of one document share, 0 or 1; window: how many pieces are packed together.
 
     Returns (borders int64[rows + 1], pieces int64[n, 2]): row r holds pieces[borders[r]:borders[r + 1]], each (start,
     count) in the token stream, in its order. Rows are in the order of their first piece.
     """
-    pieces = cut(lengths, length)
+    pieces = cut(lengths, width, overlap)
     rows, opened = np.empty(len(pieces), np.int64), 0
     for first in range(0, len(pieces), window):
-        found = best_fit(pieces[first : first + window, 1], length + 1)
+        found = best_fit(pieces[first : first + window, 1], width, least=1 + overlap)
         # Numbered by first appearance: a prefix of the rows is then a fair sample of a prefix of the corpus.
         _, appeared, inverse = np.unique(found, return_index=True, return_inverse=True)
         number = np.empty(len(appeared), np.int64)
@@ -82,17 +86,29 @@ def pack(lengths: np.ndarray, length: int, window: int = WINDOW) -> tuple[np.nda
     return np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=opened))]).astype(np.int64), pieces[order]
 
 
-def write_packing(stem: Path, lengths: np.ndarray, length: int) -> dict[str, Any]:
+def write_packing(stem: Path, lengths: np.ndarray, width: int, overlap: int) -> dict[str, Any]:
     """Packs a split and writes STEM.rows.bin and STEM.pieces.bin: rows, pieces, fill (tokens over places), sha256 of both."""
-    borders, pieces = pack(lengths, length)
-    digests = {}
-    for name, table in (("rows", borders), ("pieces", pieces)):
-        encoded = table.astype("<i8").tobytes()
-        with Path(f"{stem}.{name}.bin").open("wb") as stream:
-            stream.write(encoded)
-            stream.flush()
-            os.fsync(stream.fileno())
-        digests[f"{name}_digest"] = hashlib.sha256(encoded).hexdigest()
-    places = (len(borders) - 1) * (length + 1)
+    borders, pieces = pack(lengths, width, overlap)
+    digests = {f"{name}_digest": _write(stem, name, table) for name, table in (("rows", borders), ("pieces", pieces))}
+    places = (len(borders) - 1) * width
     fill = round(float(pieces[:, 1].sum()) / max(places, 1), 6)
     return {"rows": len(borders) - 1, "pieces": len(pieces), "fill": fill, **digests}
+
+
+def write_documents(stem: Path, lengths: np.ndarray) -> dict[str, Any]:
+    """Writes STEM.documents.bin: where each document begins in the stream, and the stream's length; its sha256.
+
+    Which rows they make is left to the reader: one table serves every width.
+    """
+    borders = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return {"documents_digest": _write(stem, "documents", borders)}
+
+
+def _write(stem: Path, name: str, table: np.ndarray) -> str:
+    """Writes STEM.NAME.bin, forced to the disk; its sha256."""
+    encoded = table.astype("<i8").tobytes()
+    with Path(f"{stem}.{name}.bin").open("wb") as stream:
+        stream.write(encoded)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return hashlib.sha256(encoded).hexdigest()

@@ -10,25 +10,29 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.records import TextRows
 from pretrainx.core.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
 
 
 class Rows:
-    """Random access to `len` rows of T + 1 tokens. Anything that takes `len` and an index takes this, Grain among others.
+    """Random access to `len` rows of tokens. Anything that takes `len` and an index takes this, Grain among others.
 
     Attributes:
-      length: T, the targets of a full row.
+      reads: how wide rows are, what neighbours share, and the fields beside "tokens".
     """
 
-    length: int
+    reads: TextRows
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must count its rows")
 
     def rows(self, numbers: Sequence[int]) -> Batch:
-        """{field: [len(numbers), T + 1]}. Raises IndexError outside 0 .. len - 1 (a wrapped index would repeat data)."""
+        """{field: [len(numbers), ...]}: "tokens" and the fields that are read, "other" excepted (see `batch_of`).
+
+        Raises IndexError outside 0 .. len - 1 (a wrapped index would repeat data).
+        """
         raise TypeError(f"{type(self).__name__} must give its rows")
 
     def __getitem__(self, row: int) -> Batch:
@@ -39,71 +43,23 @@ class Rows:
         """The endless sequence of row numbers, a `grain.MapDataset`: a seeded permutation of all rows in each epoch."""
         return _shuffled(0, len(self), seed)
 
+    def others(self, numbers: Sequence[int], seed: int) -> np.ndarray:
+        """int64[n]: for each row another one, a function of (seed, row). Raises DataError where there is but one."""
+        if len(self) < 2:
+            raise DataError(
+                "there is no other row to draw",
+                where="config.data.length",
+                why=f"the objective compares rows with others, and there is {len(self)}",
+                do="add text (config.data.paths) or lower config.data.length",
+            )
+        numbers = np.asarray(numbers, np.int64)
+        steps = np.array([own_seed(seed, f"other/{row}", 8) % (len(self) - 1) for row in numbers.tolist()], np.int64)
+        return (numbers + 1 + steps) % len(self)
+
     def _check(self, numbers: Sequence[int]) -> None:
         for row in numbers:
             if not 0 <= row < len(self):
                 raise IndexError(f"row {row} of {len(self)}")
-
-
-class TokenRows(Rows):
-    """Rows of a token stream that overlap by one: row r is tokens[r * T : r * T + T + 1].
-
-    A row holds T inputs and T targets, so the targets of all rows are the stream without its first token, each once.
-    What remains after the last full row (fewer than T targets) is not read. The only field is `tokens`: int32.
-    """
-
-    def __init__(self, tokens: np.ndarray, length: int):
-        """tokens: int[n], may be memory-mapped; length: T. Raises DataError when not one row fits."""
-        # As a plain array: slicing a memmap builds a Python object with attributes each time.
-        self._tokens = np.asarray(tokens)
-        self.length = length
-        self._count = (len(tokens) - 1) // length
-        if self._count < 1:
-            raise DataError(
-                "the corpus is shorter than one row",
-                where="config.data.length",
-                why=f"{len(tokens)} tokens; a row of length {length} needs {length + 1}",
-                do="add text (config.data.paths) or lower config.data.length",
-            )
-
-    def __len__(self) -> int:
-        return self._count
-
-    def rows(self, numbers: Sequence[int]) -> Batch:
-        self._check(numbers)
-        batch = np.empty((len(numbers), self.length + 1), np.int32)
-        for place, row in enumerate(numbers):
-            start = int(row) * self.length
-            batch[place] = self._tokens[start : start + self.length + 1]
-        return {"tokens": batch}
-
-
-class PackedRows(Rows):
-    """Rows of whole documents (see `packing.pack`): `tokens` int32, and `segments` int32 that tell them apart.
-
-    Segments are 1, 2, ... in each row and 0 where a row is empty; there `tokens` holds `pad`.
-    """
-
-    def __init__(self, tokens: np.ndarray, borders: np.ndarray, pieces: np.ndarray, length: int, pad: int):
-        """tokens: int[n], the stream; borders: int64[rows + 1] and pieces: int64[m, 2], as from `pack`; all may be mapped."""
-        self._tokens, self._borders, self._pieces = np.asarray(tokens), np.asarray(borders), np.asarray(pieces)
-        self.length, self._pad = length, pad
-
-    def __len__(self) -> int:
-        return len(self._borders) - 1
-
-    def rows(self, numbers: Sequence[int]) -> Batch:
-        self._check(numbers)
-        tokens = np.full((len(numbers), self.length + 1), self._pad, np.int32)
-        segments = np.zeros_like(tokens)
-        for place, row in enumerate(numbers):
-            at = 0
-            pieces = self._pieces[self._borders[row] : self._borders[row + 1]].tolist()
-            for segment, (start, count) in enumerate(pieces, start=1):
-                tokens[place, at : at + count] = self._tokens[start : start + count]
-                segments[place, at : at + count] = segment
-                at += count
-        return {"tokens": tokens, "segments": segments}
 
 
 class MixedRows(Rows):
@@ -113,9 +69,9 @@ class MixedRows(Rows):
     """
 
     def __init__(self, parts: Sequence[tuple[str, Rows]], weights: Sequence[float]):
-        """parts: (name, rows), all of one length and with the same fields; weights: their shares, above 0."""
+        """parts: (name, rows), all of one width and with the same fields; weights: their shares, above 0."""
         self._parts, self._weights = tuple(parts), tuple(weights)
-        self.length = self._parts[0][1].length
+        self.reads = self._parts[0][1].reads
         self._starts = np.cumsum([0, *(len(rows) for _, rows in self._parts)])
 
     def __len__(self) -> int:
@@ -136,12 +92,22 @@ class MixedRows(Rows):
                 batch.setdefault(name, np.empty((len(numbers), *values.shape[1:]), values.dtype))[places] = values
         return batch
 
+    def others(self, numbers: Sequence[int], seed: int) -> np.ndarray:
+        """Of the same part: texts of another kind would be told apart too easily."""
+        numbers = np.asarray(numbers, np.int64)
+        parts, found = self.part_of(numbers), np.empty_like(numbers)
+        for index in np.unique(parts):
+            places, (name, rows) = parts == index, self._parts[index]
+            start = self._starts[index]
+            found[places] = start + rows.others(numbers[places] - start, own_seed(seed, name))
+        return found
+
     def order(self, seed: int) -> Any:
         import grain
 
         # Parts repeat before they are mixed: a mixture of finite parts ends with the first that runs out.
         streams = [
-            _shuffled(int(start), len(rows), _own(seed, name))
+            _shuffled(int(start), len(rows), own_seed(seed, name))
             for start, (name, rows) in zip(self._starts[:-1], self._parts, strict=True)
         ]
         return grain.MapDataset.mix(streams, weights=list(self._weights))
@@ -156,14 +122,14 @@ class TrainingRows:
             raise DataError(
                 "the corpus has fewer rows than one batch",
                 where="config.train.batch_size",
-                why=f"{len(source)} rows of {source.length} tokens, a batch takes {batch_size}",
+                why=f"{len(source)} rows of {source.reads.width - source.reads.overlap} tokens, a batch takes {batch_size}",
                 do="add text (config.data.paths), or lower config.train.batch_size or config.data.length",
             )
         if not 0 <= seed < 2**32:
             raise ConfigError(
                 "the seed does not fit 32 bits", where="config.seed", why=f"got {seed}", do="choose 0 .. 4294967295"
             )
-        self.source, self._vocabulary = source, vocabulary
+        self.source, self._vocabulary, self._seed = source, vocabulary, seed
         self.batch_size = batch_size
         # Only row numbers go through Grain; the rows of a batch are then read together. `repeat` before `batch`:
         # the other order ends each epoch with a short batch.
@@ -184,12 +150,13 @@ class TrainingRows:
         return self._numbers(step)
 
     def batch(self, step: int) -> Batch:
-        """The fields of the source's rows, int32[B, T + 1] each, and "valid": bool[B], all True.
+        """What `source.reads.spec(B)` says; "valid" is True everywhere.
 
         Raises DataError naming the step when a token id lies outside the vocabulary.
         """
-        batch = self.source.rows(self.numbers(step).tolist())
-        self._vocabulary.check(batch["tokens"], f"the training batch of step {step}")
+        batch = batch_of(self.source, self.numbers(step).tolist(), self._seed)
+        for name in {"tokens", "other"} & batch.keys():
+            self._vocabulary.check(batch[name], f"the training batch of step {step}")
         return {**batch, "valid": np.ones(self.batch_size, bool)}
 
     def record_hash(self, step: int) -> str:
@@ -204,6 +171,15 @@ class TrainingRows:
         return numbers
 
 
+def batch_of(source: Rows, numbers: Sequence[int], seed: int, others: Rows | None = None) -> Batch:
+    """All fields of rows, "other" included, which come from the same rows unless `others` are given."""
+    batch = source.rows(numbers)
+    if "other" in source.reads.fields:
+        drawn = source.others(numbers, seed) if others is None else _drawn(numbers, seed, len(others))
+        batch["other"] = (source if others is None else others).rows(drawn.tolist())["tokens"]
+    return batch
+
+
 def _shuffled(first: int, count: int, seed: int) -> Any:
     """first .. first + count - 1 for ever, in another order in each epoch."""
     import grain  # a second of start-up that commands without training data should not pay
@@ -211,6 +187,13 @@ def _shuffled(first: int, count: int, seed: int) -> Any:
     return grain.MapDataset.range(first, first + count).seed(seed).shuffle().repeat()
 
 
-def _own(seed: int, name: str) -> int:
-    """A part's own seed: parts of one length would otherwise go through the same permutation side by side."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big")
+def _drawn(numbers: Sequence[int], seed: int, count: int) -> np.ndarray:
+    return np.array([own_seed(seed, f"other/{row}", 8) % count for row in numbers], np.int64)
+
+
+def own_seed(seed: int, name: str, length: int = 4) -> int:
+    """A part's or task's own seed: those of one length would otherwise go through the same permutation side by side.
+
+    Of `length` bytes.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:length], "big")

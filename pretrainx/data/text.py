@@ -18,7 +18,7 @@ from pretrainx.core.config import difference
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.data import prepared, sources
 from pretrainx.data.corpus import Corpus, Part, SplitWriter, weighted_texts
-from pretrainx.data.packing import write_packing
+from pretrainx.data.packing import write_documents, write_packing
 from pretrainx.data.prepared import PreparedText
 from pretrainx.data.tokenizer import SMALLEST, Tokenizer
 
@@ -32,8 +32,13 @@ class Preparation:
       vocab_size: ids of a trained tokenizer, 256 bytes and 2 specials included.
       length: T, targets per row. Part of the preparation only where documents are packed: one directory of streams
         serves any length.
-      packing: "stream" (rows cut from one stream of tokens) or "documents" (rows of whole documents, told apart by
-        segments; those longer than a row are cut).
+      packing: "stream" (rows cut from one stream of tokens), "documents" (rows of whole documents, told apart by
+        segments; those longer than a row are cut) or "single" (one document, or piece of one, in each row, padded).
+      width: tokens of a packed row; 0 is T + 1, of which the pieces of a long document share one: what next-token
+        prediction reads. Otherwise pieces share none. Rows that do not fit the objective are refused, naming its width.
+      specials: names of special tokens for a tokenizer that is made here, such as ("mask", "cls", "sep"), beside "pad" and
+        "eos"; one from a file must have them.
+      sentinels: how many tokens stand for hidden spans, the last ids of the tokenizer (`vocab_size` counts them).
       held_out: the fraction of documents kept from training (of the text, where there is one document).
       cache: directory of prepared data shared between runs; "" means the run's own.
     """
@@ -42,8 +47,20 @@ class Preparation:
     vocab_size: int = dataclasses.field(default=1024, metadata={"min": SMALLEST})
     length: int = dataclasses.field(default=256, metadata={"min": 1})
     packing: str = dataclasses.field(default="stream", metadata={"choices": tuple(prepared.PACKINGS)})
+    width: int = dataclasses.field(default=0, metadata={"min": 0})
+    specials: tuple[str, ...] = ()
+    sentinels: int = dataclasses.field(default=0, metadata={"min": 0})
     held_out: float = dataclasses.field(default=0.05, metadata={"min": 0.0, "max": 0.9})
     cache: str = ""
+
+    def __post_init__(self):
+        if self.width and not self.segmented:
+            raise ConfigError(
+                "a width is given for rows that have the objective's own",
+                where="config.data.width",
+                why=f"config.data.packing is {self.packing!r}; only rows of 'documents' are made when the data are prepared",
+                do="leave it out, or set config.data.packing to 'documents'",
+            )
 
     @property
     def segmented(self) -> bool:
@@ -56,7 +73,14 @@ class Preparation:
         if self.tokenizer == "bpe":
             fields["vocab_size"] = self.vocab_size
         if self.segmented:
-            fields |= {"packing": self.packing, "length": self.length}
+            fields |= {"packing": self.packing} | ({"width": self.width} if self.width else {"length": self.length})
+        elif self.packing != "stream":
+            fields["packing"] = self.packing
+        # Named only where they are asked for: what was prepared before there were any stays valid.
+        if self.specials:
+            fields["specials"] = list(self.specials)
+        if self.sentinels:
+            fields["sentinels"] = self.sentinels
         return fields
 
 
@@ -93,6 +117,7 @@ class MixtureConfig(Preparation):
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self):
+        super().__post_init__()
         names = [part.name for part in self.parts]
         if not names:
             raise ConfigError("a mixture has no parts", do="give config.data.parts, each with name, weight and source")
@@ -189,7 +214,8 @@ def _make(config: Preparation, work: Path, log: Callable[[str], None]) -> None:
         "format": prepared.FORMAT,
         "preparing": config.preparing(),
         "packing": config.packing,
-        "length": config.length if config.segmented else 0,
+        "length": config.length if config.segmented and not config.width else 0,
+        **({"width": config.width} if config.segmented and config.width else {}),
         "parts": parts,
         "splits": {split: _total([part["splits"][split] for part in parts]) for split in prepared.SPLITS},
         "dtype": dtype.name,
@@ -225,8 +251,11 @@ def _write_part(
         called = f"{name} {split}".strip()
         log(f"data: {called}, {facts['documents']} documents, {facts['tokens']:,} tokens, {facts['bytes']:,} bytes")
         if config.segmented:
-            facts |= write_packing(Path(stems[split]), writers[split].lengths, config.length)
+            width, overlap = (config.width, 0) if config.width else (config.length + 1, 1)
+            facts |= write_packing(Path(stems[split]), writers[split].lengths, width, overlap)
             log(f"data: {called}, {facts['rows']:,} rows of whole documents, {facts['fill']:.2%} full")
+        elif config.packing == "single":
+            facts |= write_documents(Path(stems[split]), writers[split].lengths)
     prepared.sync_directory(work / name)
     return {"name": name, "source": {"kind": corpus.part.source, "names": corpus.names}, "splits": splits}
 
@@ -253,10 +282,10 @@ def train_tokenizer(config: Preparation) -> tuple[Tokenizer, int, int]:
 
 def _tokenizer(config: Preparation, corpora: list[Corpus]) -> Tokenizer:
     if config.tokenizer == "bytes":
-        return Tokenizer.of_bytes()
+        return Tokenizer.of_bytes(config.specials, config.sentinels)
     if config.tokenizer == "bpe":
         # Held-out text must not even choose the merges.
-        return Tokenizer.train(weighted_texts(corpora), config.vocab_size)
+        return Tokenizer.train(weighted_texts(corpora), config.vocab_size, config.specials, config.sentinels)
     path = Path(config.tokenizer).expanduser()
     if not path.is_file():
         raise ConfigError(
@@ -265,4 +294,4 @@ def _tokenizer(config: Preparation, corpora: list[Corpus]) -> Tokenizer:
             why=f"it is no file; {nearest(config.tokenizer, ('bpe', 'bytes'))}",
             do="write 'bpe', 'bytes' or the path of a tokenizer.json",
         )
-    return Tokenizer.load(path)
+    return Tokenizer.load(path, config.specials, config.sentinels)

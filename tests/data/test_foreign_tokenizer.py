@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pretrainx.core.errors import DataError
-from pretrainx.data.tokenizer import Tokenizer, byte_characters
+from pretrainx.data.pieces import byte_characters
+from pretrainx.data.tokenizer import Tokenizer
 
 
 def load(path, bytes_of=range(256)):

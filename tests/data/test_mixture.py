@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 
 from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.records import TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.corpus import Corpus, Part, weighted_texts
+from pretrainx.data.fields import Marks
 from pretrainx.data.prepared import open_prepared
-from pretrainx.data.rows import MixedRows, TokenRows, TrainingRows
+from pretrainx.data.rows import MixedRows, TrainingRows
+from pretrainx.data.stream import TokenRows
 from pretrainx.data.text import MixtureConfig, prepare
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.runs.recipe import parse
 from toys.seeking import check_late_steps
 
 VOCABULARY = Vocabulary(60_000, (("pad", 0), ("eos", 1)))
+MARKS = Marks(0, 1, np.zeros(1, bool), np.zeros(1, bool))
+READS = TextRows(17, 1)
 
 
 def quiet(_):
@@ -25,8 +30,9 @@ def quiet(_):
 
 def mixed(counts=(50, 7, 200), weights=(0.5, 0.3, 0.2), length=4):
     """Parts whose tokens say where they come from: part p has ids from 10000 p + 2."""
+    reads = TextRows(length + 1, 1)
     parts = [
-        (f"p{p}", TokenRows((np.arange(count * length + 1) + 10_000 * p + 2).astype(np.uint16), length))
+        (f"p{p}", TokenRows((np.arange(count * length + 1) + 10_000 * p + 2).astype(np.uint16), reads, MARKS))
         for p, count in enumerate(counts)
     ]
     return MixedRows(parts, weights)
@@ -100,22 +106,23 @@ def test_prepared_mixture(config, tmp_path, packing):
     config = dataclasses.replace(config, packing=packing)
     text = prepare(config, tmp_path / "data", quiet)
     assert text.names == ("vowels", "others") and text.weights == (3.0, 1.0)
-    training = text.training_rows(16, 8, 5)
+    reads = TextRows(17, 1, ("segments",) if packing == "documents" else ())
+    training = text.training_rows(reads, 8, 5)
     decoded = [text.tokenizer.decode(row) for step in range(50) for row in training.batch(step)["tokens"]]
     vowels = sum(bool(set("aeiou") & set(row)) for row in decoded)
-    epochs = text.epochs(400, 16)
-    assert [epochs[name] * len(text.rows("train", name, 16)) for name in text.names] == pytest.approx([300, 100])
+    epochs = text.epochs(400, reads)
+    assert [epochs[name] * len(text.rows("train", name, reads)) for name in text.names] == pytest.approx([300, 100])
     assert vowels == 300 and not any(set("aeiou") & set(row) and set("bcdfg") & set(row) for row in decoded)
     total = text.meta["splits"]["train"]
     assert total["tokens"] == sum(text.split("train", name)["tokens"] for name in text.names)
     assert len(text.tokens("held_out")) == text.meta["splits"]["held_out"]["tokens"]
-    fingerprint = text.fingerprint(5, 8, 16)
+    fingerprint = text.fingerprint(5, 8, reads)
     assert json.loads(json.dumps(fingerprint)) == fingerprint and fingerprint["weights"] == [0.75, 0.25]
     assert [source["name"] for source in fingerprint["sources"]] == ["vowels", "others"]
     assert all(source["digest"] != fingerprint["sources"][0]["digest"] for source in fingerprint["sources"][1:])
     assert prepare(config, tmp_path / "data", quiet) == text
     for name in text.names:
-        batches = list(text.held_out(name, 16).batches(4))
+        batches = list(text.held_out(name, reads).batches(4))
         assert all(("segments" in batch) == (packing == "documents") for batch in batches)
     (tmp_path / "data" / "others" / "train.bin").write_bytes(b"x")
     with pytest.raises(DataError, match="others/train.bin"):
@@ -131,9 +138,9 @@ def test_other_weights_are_other_data(config, tmp_path):
     plain = dataclasses.replace(config, tokenizer="bytes")
     one = prepare(plain, tmp_path / "bytes", quiet)
     two = prepare(dataclasses.replace(plain, parts=other), tmp_path / "bytes", quiet)
-    assert one.fingerprint(0, 8, 16) != two.fingerprint(0, 8, 16) and one.meta == two.meta
+    assert one.fingerprint(0, 8, READS) != two.fingerprint(0, 8, READS) and one.meta == two.meta
     with pytest.raises(ValueError, match="2 parts need as many weights"):
-        open_prepared(tmp_path / "bytes").training_rows(16, 8, 0)
+        open_prepared(tmp_path / "bytes").training_rows(READS, 8, 0)
 
 
 def test_the_tokenizer_is_trained_on_the_weighted_training_text(config, tmp_path):

@@ -7,16 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrainx.core.errors import DataError
+from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.records import TextRows
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.data.fields import Marks
 from pretrainx.data.held_out import HeldOutText
 from pretrainx.data.packing import best_fit, cut, pack
 from pretrainx.data.prepared import open_prepared
-from pretrainx.data.rows import PackedRows, TrainingRows
+from pretrainx.data.rows import TrainingRows
+from pretrainx.data.stream import PackedRows, TokenRows
 from pretrainx.data.text import TextConfig, prepare
 from toys.seeking import check_late_steps
 
 VOCABULARY = Vocabulary(100_000, (("pad", 0), ("eos", 1)))
+MARKS = Marks(0, 1, np.zeros(1, bool), np.zeros(1, bool))
+SEGMENTS = TextRows(33, 1, ("segments",))  # what next-token prediction reads of documents, T = 32
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=60)
 
 
@@ -24,10 +29,11 @@ def quiet(_):
     """A log that nobody reads."""
 
 
-def packed(lengths, length, window=1 << 16):
-    """(stream, rows): every token has an id of its own, from 2 on."""
+def packed(lengths, length, window=1 << 16, overlap=1):
+    """(stream, rows of T + overlap tokens): every token has an id of its own, from 2 on."""
     tokens = np.arange(2, 2 + sum(lengths), dtype=np.uint32)
-    return tokens, PackedRows(tokens, *pack(np.array(lengths), length, window), length, pad=0)
+    reads = TextRows(length + overlap, overlap, ("segments",))
+    return tokens, PackedRows(tokens, *pack(np.array(lengths), reads.width, overlap, window), reads, MARKS)
 
 
 @settings(max_examples=150, deadline=None, database=None)
@@ -51,8 +57,35 @@ def test_every_target_of_every_document_exactly_once(lengths, length, window):
         assert count > length + 1 or tuple(range(start, start + count)) in pieces
 
 
+@settings(max_examples=60, deadline=None, database=None)
+@given(lengths=LENGTHS, width=st.integers(1, 17), window=st.sampled_from([1, 3, 1000]))
+def test_without_an_overlap_every_token_exactly_once(lengths, width, window):
+    """What objectives read that hide tokens of the row itself."""
+    tokens, rows = packed(lengths, width, window, overlap=0)
+    batch = rows.rows(range(len(rows)))
+    ids, segments = batch["tokens"], batch["segments"]
+    assert ids.shape == (len(rows), width) and sorted(ids[segments > 0].tolist()) == tokens.tolist()
+    # No more rows than if every piece had one, no fewer than the tokens need; one document is not two segments of a row.
+    assert -(-len(tokens) // width) <= len(rows) <= sum(-(-count // width) for count in lengths)
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    for row, marks in zip(ids, segments, strict=True):
+        for segment in range(1, marks.max() + 1):
+            own = row[marks == segment]
+            assert len(set(document[own - 2])) == 1 and (np.diff(own) == 1).all()
+
+
 def test_long_documents_are_cut_with_an_overlap_of_one():
-    assert cut(np.array([3, 9, 10, 2]), 4).tolist() == [[0, 3], [3, 5], [7, 5], [12, 5], [16, 5], [20, 2], [22, 2]]
+    assert cut(np.array([3, 9, 10, 2]), 4, 0).tolist() == [
+        [0, 3],
+        [3, 4],
+        [7, 4],
+        [11, 1],
+        [12, 4],
+        [16, 4],
+        [20, 2],
+        [22, 2],
+    ]
+    assert cut(np.array([3, 9, 10, 2]), 5).tolist() == [[0, 3], [3, 5], [7, 5], [12, 5], [16, 5], [20, 2], [22, 2]]
 
 
 def test_the_fullest_row_that_has_room_is_taken():
@@ -62,12 +95,12 @@ def test_the_fullest_row_that_has_room_is_taken():
 
 def test_little_of_a_row_stays_empty():
     lengths = np.random.default_rng(0).geometric(1 / 60, 20_000) + 1
-    borders, pieces = pack(lengths, 256)
+    borders, pieces = pack(lengths, 257)
     fill = pieces[:, 1].sum() / (len(borders) - 1) / 257
     assert fill > 0.99
     # Next-fit in the given order, the simplest packer, as a yardstick.
     rows, left = 0, 0
-    for count in cut(lengths, 256)[:, 1]:
+    for count in cut(lengths, 257)[:, 1]:
         rows, left = (rows, left - count) if count <= left else (rows + 1, 257 - count)
     assert len(borders) - 1 < 0.95 * rows
     # A prefix of the rows is a prefix of the corpus, nearly: rows are not sorted by length.
@@ -91,8 +124,8 @@ def test_prepared_documents_come_back_whole(corpus, tmp_path):
     text = prepare(corpus, tmp_path / "data", lines.append)
     assert sum("full" in line and "rows of whole documents" in line for line in lines) == 2
     facts = text.split("train", "")
-    rows = text.rows("train", "", 32)
-    assert facts["rows"] == len(rows) == text.fingerprint(0, 4, 32)["sources"][0]["rows"]
+    rows = text.rows("train", "", SEGMENTS)
+    assert facts["rows"] == len(rows) == text.fingerprint(0, 4, SEGMENTS)["sources"][0]["rows"]
     batch = rows.rows(range(len(rows)))
     assert facts["fill"] == pytest.approx((batch["segments"] > 0).mean(), abs=1e-6)
     texts = {
@@ -103,7 +136,7 @@ def test_prepared_documents_come_back_whole(corpus, tmp_path):
     tokens = np.asarray(text.tokens("train"))
     whole = [document for document in np.split(tokens, np.flatnonzero(tokens == 1) + 1) if 0 < len(document) <= 33]
     assert len(whole) > 20 and {text.tokenizer.decode(document) for document in whole} <= texts
-    training = text.training_rows(32, 4, 1)
+    training = text.training_rows(SEGMENTS, 4, 1)
     assert set(training.batch(3)) == {"tokens", "segments", "valid"}
     assert (training.batch(3)["segments"] == rows.rows(training.numbers(3).tolist())["segments"]).all()
 
@@ -113,11 +146,23 @@ def test_another_length_needs_another_preparation(corpus, tmp_path):
     with pytest.raises(DataError, match="config.data.length"):
         prepare(dataclasses.replace(corpus, length=33), tmp_path / "data", quiet)
     with pytest.raises(DataError, match="packed for 32, asked for 33"):
-        text.training_rows(33, 4, 0)
+        text.training_rows(TextRows(34, 1, ("segments",)), 4, 0)
     with pytest.raises(DataError, match="config.data.packing"):
         prepare(dataclasses.replace(corpus, packing="stream"), tmp_path / "data", quiet)
+    # Rows for an objective that hides tokens of the row itself are made where the configuration gives their width.
+    masked = TextRows(30, 0, ("segments",))
+    with pytest.raises(DataError, match="prepare anew with config.data.width=30"):
+        text.training_rows(masked, 4, 0)
+    other = prepare(dataclasses.replace(corpus, width=30), tmp_path / "other", quiet)
+    assert other.training_rows(masked, 4, 0).batch(0)["tokens"].shape == (4, 30) and other.meta["width"] == 30
+    with pytest.raises(DataError, match="config.data.width=0, config.data.length=32"):
+        other.training_rows(SEGMENTS, 4, 0)
+    with pytest.raises(ConfigError, match="'single' for one document"):
+        text.training_rows(TextRows(33, 1, ("length",)), 4, 0)
+    with pytest.raises(ConfigError, match="config.data.width"):
+        dataclasses.replace(corpus, width=30, packing="stream")
     stream = prepare(dataclasses.replace(corpus, packing="stream"), tmp_path / "stream", quiet)
-    assert stream.fingerprint(0, 4, 32)["packing"] != text.fingerprint(0, 4, 32)["packing"]
+    assert stream.fingerprint(0, 4, SEGMENTS)["packing"] != text.fingerprint(0, 4, SEGMENTS)["packing"]
     # The token files are the same: only the tables are added.
     assert stream.split("train", "")["digest"] == text.split("train", "")["digest"]
 
@@ -134,8 +179,8 @@ def test_a_damaged_table_is_named(corpus, tmp_path, name):
 
 def test_held_out_documents_each_target_once_and_padded_batches(corpus, tmp_path):
     text = prepare(corpus, tmp_path / "data", quiet)
-    held_out = text.held_out("", 32)
-    rows, batches = text.rows("held_out", "", 32), list(held_out.batches(4))
+    held_out = text.held_out("", SEGMENTS)
+    rows, batches = text.rows("held_out", "", SEGMENTS), list(held_out.batches(4))
     valid = np.concatenate([batch["valid"] for batch in batches])
     ids, segments = (np.concatenate([batch[name] for batch in batches]) for name in ("tokens", "segments"))
     assert valid.sum() == len(rows) and len(valid) == len(batches) * 4 and not segments[~valid].any()
@@ -143,7 +188,8 @@ def test_held_out_documents_each_target_once_and_padded_batches(corpus, tmp_path
     facts = text.split("held_out", "")
     assert same.sum() == facts["tokens"] - facts["documents"]
     assert sum(len(s) - 1 for s in held_out.sequences()) == same.sum()
-    assert text.held_out("", 32, limit=33).limit == 2
+    assert sum(map(len, held_out.targets())) == same.sum()
+    assert text.held_out("", SEGMENTS, limit=33).count == 2
     assert ids.dtype == np.int32
 
 
@@ -152,9 +198,9 @@ def test_a_foreign_token_is_found_in_packed_batches():
     small = Vocabulary(10, (("pad", 0),))
     with pytest.raises(DataError, match="step 0"):
         TrainingRows(rows, 2, 0, small).batch(0)
-    for packed_rows in (rows, None):
+    for found in (rows, TokenRows(tokens, TextRows(9, 1), MARKS, rest=True)):
         with pytest.raises(DataError, match="held-out batch 0"):
-            list(HeldOutText(tokens, 8, small, packed_rows, len(rows)).batches(64))
+            list(HeldOutText(found, len(found), small).batches(64))
 
 
 def test_a_late_step_costs_what_the_first_costs():

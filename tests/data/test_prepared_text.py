@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.records import TextRows
 from pretrainx.data import text as text_module
 from pretrainx.data.prepared import open_prepared
 from pretrainx.data.text import TextConfig, prepare
@@ -184,9 +185,9 @@ def test_splits_without_documents_and_empty_corpora_are_refused_with_a_way_out(c
 def test_a_source_that_grows_while_it_is_read_is_refused(corpus, tmp_path, monkeypatch):
     train = Tokenizer.train
 
-    def grow(documents, vocab_size):
+    def grow(documents, *sizes):
         (tmp_path / "corpus" / "00.txt").write_text("more and more\n" * 20)
-        return train(documents, vocab_size)
+        return train(documents, *sizes)
 
     monkeypatch.setattr(Tokenizer, "train", grow)
     with pytest.raises(DataError, match="changed while it was read"):
@@ -205,7 +206,7 @@ def test_a_tokenizer_from_a_file_must_stay_what_it_was(corpus, tmp_path):
 
 def test_the_fingerprint_names_all_that_decides_the_rows(corpus, tmp_path):
     prepared = prepare(corpus, tmp_path / "data", quiet)
-    fingerprint = prepared.fingerprint(seed=3, batch_size=4, length=8)
+    fingerprint = prepared.fingerprint(seed=3, batch_size=4, reads=TextRows(9, 1))
     assert json.loads(json.dumps(fingerprint)) == fingerprint
     source = fingerprint["sources"][0]
     assert source["digest"] == prepared.meta["splits"]["train"]["digest"]
@@ -214,8 +215,8 @@ def test_the_fingerprint_names_all_that_decides_the_rows(corpus, tmp_path):
     others = {"weights", "seed", "batch_size", "length", "packing", "transforms", "tokenizer", "vocab_size"}
     assert set(fingerprint) == {"sources", *others}
     assert str(tmp_path) not in json.dumps(fingerprint)
-    for change in ({"seed": 4}, {"batch_size": 5}, {"length": 9}):
-        assert prepared.fingerprint(**{"seed": 3, "batch_size": 4, "length": 8, **change}) != fingerprint
+    for change in ({"seed": 4}, {"batch_size": 5}, {"reads": TextRows(10, 1)}, {"reads": TextRows(8)}):
+        assert prepared.fingerprint(**{"seed": 3, "batch_size": 4, "reads": TextRows(9, 1), **change}) != fingerprint
     (tmp_path / "corpus" / "00.txt").write_text("another text")
     (tmp_path / "corpus" / "01.txt").write_text("another text")
-    assert prepare(corpus, tmp_path / "other", quiet).fingerprint(3, 4, 8) != fingerprint
+    assert prepare(corpus, tmp_path / "other", quiet).fingerprint(3, 4, TextRows(9, 1)) != fingerprint

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrainx.core.records import TextRows
 from pretrainx.data.fetch import verify_fetched
 from pretrainx.data.manifest import ENTRIES
 from pretrainx.data.sources import documents
@@ -47,7 +48,7 @@ def test_addresses_pack_and_come_back(tmp_path):
     config = TextConfig(source="text", paths=paths, tokenizer="bytes", length=512, held_out=0.1, packing="documents")
     text = prepare(config, tmp_path / "data", lambda line: None)
     assert text.split("train", "")["fill"] > 0.99
-    rows = text.rows("train", "", 512)
+    rows = text.rows("train", "", TextRows(513, 1, ("segments",)))
     batch = rows.rows(range(len(rows)))
     targets = (batch["segments"][:, 1:] == batch["segments"][:, :-1]) & (batch["segments"][:, 1:] > 0)
     facts = text.split("train", "")

@@ -4,22 +4,31 @@ import numpy as np
 import pytest
 
 from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.records import TextRows
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.data.held_out import held_out_batches
-from pretrainx.data.rows import TokenRows, TrainingRows
+from pretrainx.data.fields import Marks
+from pretrainx.data.held_out import HeldOutText
+from pretrainx.data.rows import TrainingRows
+from pretrainx.data.stream import TokenRows
 from toys.seeking import check_late_steps
 
 VOCABULARY = Vocabulary(1000, (("pad", 0), ("eos", 1)))
+MARKS = Marks(0, 1, np.zeros(1, bool), np.zeros(1, bool))
 
 
 def stream(count, dtype=np.uint16):
     return (np.arange(count) % 998 + 2).astype(dtype)
 
 
+def cut(tokens, length, overlap=1, rest=False):
+    """Rows of T = `length`."""
+    return TokenRows(tokens, TextRows(length + overlap, overlap), MARKS, rest)
+
+
 @pytest.mark.parametrize("count", [9, 10, 16, 17, 18, 100])
 def test_targets_of_all_rows_are_the_stream_without_its_first_token(count):
     tokens = stream(count)
-    rows = TokenRows(tokens, 8)
+    rows = cut(tokens, 8)
     assert len(rows) == (count - 1) // 8
     together = [rows[number]["tokens"] for number in range(len(rows))]
     assert all(row.dtype == np.int32 and row.shape == (9,) for row in together)
@@ -34,14 +43,14 @@ def test_grain_reads_rows_too(tmp_path):
     import grain
 
     stream(41).tofile(tmp_path / "train.bin")
-    rows = TokenRows(np.memmap(tmp_path / "train.bin", dtype=np.uint16, mode="r"), 8)
+    rows = cut(np.memmap(tmp_path / "train.bin", dtype=np.uint16, mode="r"), 8)
     batch = grain.MapDataset.source(rows).batch(2)[1]["tokens"]
     assert batch.tolist() == rows.rows([2, 3])["tokens"].tolist()
 
 
 @pytest.mark.parametrize("count, batch_size", [(7, 3), (8, 4), (5, 5), (50, 8), (1, 1)])
 def test_each_epoch_is_another_permutation_of_all_rows(count, batch_size):
-    training = TrainingRows(TokenRows(stream(count * 4 + 1), 4), batch_size, 5, VOCABULARY)
+    training = TrainingRows(cut(stream(count * 4 + 1), 4), batch_size, 5, VOCABULARY)
     epochs = 6
     numbers = np.concatenate([training.numbers(step) for step in range(epochs * count // batch_size + 1)])
     orders = [tuple(numbers[epoch * count : (epoch + 1) * count]) for epoch in range(epochs)]
@@ -54,7 +63,7 @@ def test_each_epoch_is_another_permutation_of_all_rows(count, batch_size):
 
 def test_any_order_of_reading_gives_the_same_batches():
     def fresh():
-        return TrainingRows(TokenRows(stream(4001), 8), 6, 2, VOCABULARY)
+        return TrainingRows(cut(stream(4001), 8), 6, 2, VOCABULARY)
 
     forwards = fresh()
     expected = {step: forwards.batch(step)["tokens"] for step in range(200)}
@@ -65,12 +74,12 @@ def test_any_order_of_reading_gives_the_same_batches():
         assert backwards.record_hash(step) == hashes[step]
     assert (fresh().batch(137)["tokens"] == expected[137]).all()
     assert len(set(hashes.values())) == 200 and all(len(value) == 12 for value in hashes.values())
-    other = TrainingRows(TokenRows(stream(4001), 8), 6, 3, VOCABULARY)
+    other = TrainingRows(cut(stream(4001), 8), 6, 3, VOCABULARY)
     assert all(other.record_hash(step) != hashes[step] for step in range(200))
 
 
 def test_a_batch_holds_the_rows_it_names():
-    rows = TokenRows(stream(4001), 8)
+    rows = cut(stream(4001), 8)
     training = TrainingRows(rows, 6, 2, VOCABULARY)
     batch = training.batch(11)
     assert set(batch) == {"tokens", "valid"} and batch["tokens"].dtype == np.int32
@@ -80,21 +89,21 @@ def test_a_batch_holds_the_rows_it_names():
 
 
 def test_row_positions_do_not_depend_on_the_batch_size():
-    rows = TokenRows(stream(4001), 8)
+    rows = cut(stream(4001), 8)
     small, large = (TrainingRows(rows, size, 9, VOCABULARY) for size in (4, 12))
     joined = np.concatenate([small.numbers(step) for step in range(300)])
     assert (joined == np.concatenate([large.numbers(step) for step in range(100)])).all()
 
 
 def test_a_late_step_costs_what_the_first_costs():
-    training = TrainingRows(TokenRows(stream(40_001), 8), 32, 0, VOCABULARY)
+    training = TrainingRows(cut(stream(40_001), 8), 32, 0, VOCABULARY)
     check_late_steps(training)
 
 
 def test_a_foreign_token_is_found_in_its_batch():
     tokens = stream(401, np.uint32)
     tokens[200] = 1000
-    training = TrainingRows(TokenRows(tokens, 8), 5, 0, VOCABULARY)
+    training = TrainingRows(cut(tokens, 8), 5, 0, VOCABULARY)
     raised = 0
     for step in range(10):
         holds = (training.numbers(step) == 25).any() or (training.numbers(step) == 24).any()
@@ -109,37 +118,49 @@ def test_a_foreign_token_is_found_in_its_batch():
 
 def test_too_little_text_is_refused_with_both_numbers():
     with pytest.raises(DataError) as caught:
-        TrainingRows(TokenRows(stream(33), 8), 5, 0, VOCABULARY)
+        TrainingRows(cut(stream(33), 8), 5, 0, VOCABULARY)
     message = str(caught.value)
     assert "4 rows" in message and "takes 5" in message
     assert all(key in message for key in ("config.data.paths", "config.train.batch_size", "config.data.length"))
     with pytest.raises(DataError, match="8 tokens; a row of length 8 needs 9"):
-        TokenRows(stream(8), 8)
+        cut(stream(8), 8)
     for seed in (-1, 2**32):
         with pytest.raises(ConfigError, match="config.seed"):
-            TrainingRows(TokenRows(stream(33), 8), 2, seed, VOCABULARY)
+            TrainingRows(cut(stream(33), 8), 2, seed, VOCABULARY)
     with pytest.raises(IndexError):
-        TrainingRows(TokenRows(stream(33), 8), 2, 0, VOCABULARY).batch(-1)
+        TrainingRows(cut(stream(33), 8), 2, 0, VOCABULARY).batch(-1)
 
 
+@pytest.mark.parametrize("count", [8, 9, 15, 16, 17, 100])
+def test_without_an_overlap_the_tokens_of_all_rows_are_the_stream(count):
+    rows = cut(stream(count), 8, overlap=0)
+    assert len(rows) == count // 8
+    together = np.concatenate([rows[number]["tokens"] for number in range(len(rows))])
+    assert together.tolist() == stream(count)[: count // 8 * 8].tolist()
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
 @pytest.mark.parametrize("count", [2, 8, 9, 10, 17, 24, 25, 26, 49, 50, 61])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_every_held_out_target_exactly_once(count, batch_size):
+def test_every_held_out_target_exactly_once(count, batch_size, overlap):
     tokens = stream(count)
-    batches = list(held_out_batches(tokens, 8, batch_size, pad=0))
-    rows = -(-(count - 1) // 8)
+    held_out = cut(tokens, 8, overlap, rest=True)
+    held_out = HeldOutText(held_out, len(held_out), VOCABULARY)
+    batches = list(held_out.batches(batch_size))
+    rows = -(-(count - overlap) // 8)
     assert len(batches) == -(-rows // batch_size)
     valid = np.concatenate([batch["valid"] for batch in batches])
     together = np.concatenate([batch["tokens"] for batch in batches])
-    assert together.dtype == np.int32 and together.shape == (len(batches) * batch_size, 9)
+    assert together.dtype == np.int32 and together.shape == (len(batches) * batch_size, 8 + overlap)
     assert valid.dtype == bool and valid.tolist() == [True] * rows + [False] * (len(valid) - rows)
     assert (together[~valid] == 0).all()
-    targets = together[valid][:, 1:].reshape(-1)
-    assert targets[: count - 1].tolist() == tokens[1:].tolist() and (targets[count - 1 :] == 0).all()
-    inputs = together[valid][:, :-1].reshape(-1)
-    assert inputs[: count - 1].tolist() == tokens[:-1].tolist()
+    targets, expected = together[valid][:, overlap:].reshape(-1), tokens[overlap:].tolist()
+    assert targets[: len(expected)].tolist() == expected and (targets[len(expected) :] == 0).all()
+    assert [found.tolist() for found in held_out.targets()] == [expected]
+    inputs = together[valid][:, :8].reshape(-1)
+    assert inputs[: len(expected)].tolist() == tokens[: len(expected)].tolist()
 
 
 def test_held_out_text_without_a_target_is_refused():
     with pytest.raises(DataError, match="config.data.held_out"):
-        next(held_out_batches(stream(1), 8, 2, 0))
+        next(HeldOutText(cut(stream(1), 8, rest=True), 0, VOCABULARY).batches(2))

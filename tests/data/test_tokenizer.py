@@ -1,4 +1,4 @@
-"""Byte-level tokenizers lose nothing, train the same twice, and never make a special token out of text."""
+"""The tokenizers made here lose nothing, train the same twice, and never make a special token out of text."""
 
 import json
 import subprocess
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrainx.core.errors import ConfigError, DataError
-from pretrainx.data.tokenizer import SMALLEST, Tokenizer, byte_characters
+from pretrainx.data.pieces import byte_characters
+from pretrainx.data.tokenizer import SMALLEST, Tokenizer
 
 CODE = "def f(x):\n    return x + 1\n"
 TEXTS = ["the cat sat on the mat, the cat\n", CODE, "na\u00efve caf\u00e9 \u6f22\u5b57 \U0001f642"] * 3
@@ -87,7 +88,7 @@ def test_too_small_a_vocabulary_is_refused():
         Tokenizer.train(TEXTS, 257)
 
 
-def test_files_that_are_no_lossless_tokenizer_are_refused_by_name(tmp_path):
+def test_files_that_are_no_tokenizer_or_lose_bytes_are_refused_by_name(tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(DataError, match="tokenizer.json"):
         Tokenizer.load(path)

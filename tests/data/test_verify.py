@@ -17,14 +17,18 @@ def quiet(_):
     """A log that nobody reads."""
 
 
-@pytest.fixture(params=["stream", "documents"])
+PACKINGS = [("stream", 0), ("documents", 0), ("documents", 16), ("single", 0)]
+
+
+@pytest.fixture(params=PACKINGS, ids=["stream", "documents", "documents-16", "single"])
 def text(request, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for index in range(30):
             (tmp_path / name / f"{name}{index}.txt").write_text(f"{name} {index} " * (index + 1))
     parts = tuple(Part(name, 1.0, "text", (str(tmp_path / name),)) for name in ("a", "b"))
-    config = MixtureConfig(parts=parts, tokenizer="bytes", held_out=0.3, length=16, packing=request.param)
+    packing, width = request.param
+    config = MixtureConfig(parts=parts, tokenizer="bytes", held_out=0.3, length=16, packing=packing, width=width)
     return prepare(config, tmp_path / "data", quiet)
 
 
@@ -34,7 +38,7 @@ def rewrite(text, path, content, **facts):
     meta = json.loads((text.directory / DESCRIPTION).read_text())
     meta.pop("digest")
     split = meta["parts"][1]["splits"]["train"]
-    kind = {"train.bin": "digest", "train.rows.bin": "rows_digest", "train.pieces.bin": "pieces_digest"}[path.name]
+    kind = "_".join([*path.name.split(".")[1:-1], "digest"])  # train.bin, train.rows.bin, ...
     split |= {kind: hashlib.sha256(content).hexdigest(), **facts}
     write_description(text.directory, meta)
 
@@ -92,6 +96,18 @@ def test_rows_that_miss_or_repeat_a_target_are_found(text, fault):
             pieces[np.argmax(pieces[:, 0])] += [1, 0]
         rewrite(text, stem / "train.pieces.bin", pieces.tobytes())
     with pytest.raises(DataError, match=r"b/train\.(rows|pieces)\.bin"):
+        verify(text.directory)
+
+
+def test_documents_that_end_elsewhere_are_found(text):
+    path = text.directory / "b" / "train.documents.bin"
+    if text.meta["packing"] != "single":
+        assert not path.exists()
+        return
+    borders = np.fromfile(path, "<i8")
+    borders[3] += 1
+    rewrite(text, path, borders.tobytes())
+    with pytest.raises(DataError, match=r"b/train.documents.bin"):
         verify(text.directory)
 
 

@@ -2,9 +2,12 @@
 
 from mutants.record import Mutant
 
-ROWS, PACKING, HELD_OUT = (f"pretrainx/data/{name}.py" for name in ("rows", "packing", "held_out"))
+ROWS, STREAM, PACKING, HELD_OUT = (f"pretrainx/data/{name}.py" for name in ("rows", "stream", "packing", "held_out"))
 TEST_PACKING, TEST_MIXTURE, TEST_FETCH = (
     f"tests/data/test_{name}.py::test_" for name in ("packing", "mixture", "fetch")
+)
+TEST_FIELDS, TEST_TASKS, TEST_LOSSY, TEST_SPECIAL = (
+    f"tests/data/test_{name}.py::test_" for name in ("text_fields", "tasks", "lossy_tokenizer", "special_tokens")
 )
 
 DATA = [
@@ -12,16 +15,16 @@ DATA = [
         "pieces",
         "pieces of a long document do not overlap",
         PACKING,
-        "counts = -(-targets // length)",
-        "counts = -(-(targets + 1) // (length + 1))",
+        "targets, stride = lengths - overlap, width - overlap",
+        "targets, stride, overlap = lengths, width, 0",
         TEST_PACKING + "every_target_of_every_document_exactly_once",
     ),
     Mutant(
         "one-segment",
         "all documents of a row are one segment",
-        ROWS,
-        "segments[place, at : at + count] = segment",
-        "segments[place, at : at + count] = 1",
+        STREAM,
+        "if self.several else segment",
+        "if self.several else 1",
         TEST_PACKING + "every_target_of_every_document_exactly_once",
     ),
     Mutant(
@@ -36,16 +39,16 @@ DATA = [
         "packed-pad",
         "padded held-out rows are valid",
         HELD_OUT,
-        '"valid": np.arange(batch_size) < count,',
-        '"valid": np.ones(batch_size, bool),',
+        'batch["valid"][: len(numbers)] = True',
+        'batch["valid"][:] = True',
         TEST_PACKING + "held_out_documents_each_target_once_and_padded_batches",
     ),
     Mutant(
         "packed-length",
         "rows packed for another length are taken",
         "pretrainx/data/prepared.py",
-        'if length != self.meta["length"]:',
-        "if False:",
+        "if (reads.width, reads.overlap) == (width, overlap):",
+        "if True:",
         TEST_PACKING + "another_length_needs_another_preparation",
     ),
     Mutant(
@@ -60,8 +63,8 @@ DATA = [
         "part-seed",
         "all parts are shuffled with one seed",
         ROWS,
-        "_own(seed, name))",
-        "seed)",
+        "_shuffled(int(start), len(rows), own_seed(seed, name))",
+        "_shuffled(int(start), len(rows), seed)",
         TEST_MIXTURE + "equal_parts_go_through_different_permutations",
     ),
     Mutant(
@@ -111,5 +114,53 @@ DATA = [
         'if path.is_absolute() or ".." in path.parts or "\\\\" in name:',
         "if False:",
         TEST_FETCH + "a_member_that_climbs_out_is_refused",
+    ),
+    Mutant(
+        "sentinel order",
+        "the first sentinel has the first of their ids",
+        "pretrainx/data/tokenizer.py",
+        "for i in reversed(range(sentinels))]",
+        "for i in range(sentinels)]",
+        TEST_SPECIAL + "sentinels_are_the_last_ids_the_first_one_the_very_last",
+    ),
+    Mutant(
+        "document word",
+        "the first word of a document needs a blank",
+        "pretrainx/data/fields.py",
+        '(marks.words.take(ids, mode="clip") | (before == marks.end))',
+        'marks.words.take(ids, mode="clip")',
+        TEST_FIELDS + "words_begin_at_blanks_and_with_documents",
+    ),
+    Mutant(
+        "every stop",
+        "each point of three ends a sentence",
+        "pretrainx/data/fields.py",
+        ' & ~marks.sentences.take(before, mode="clip")',
+        "",
+        TEST_FIELDS + "sentences_end_at_stops_blank_lines_and_with_documents",
+    ),
+    Mutant(
+        "own row",
+        "another row may be the row itself",
+        ROWS,
+        "return (numbers + 1 + steps) % len(self)",
+        "return (numbers + steps) % len(self)",
+        TEST_FIELDS + "an_other_row_is_never_the_row_itself",
+    ),
+    Mutant(
+        "task seed",
+        "tasks that read the same rows read them side by side",
+        "pretrainx/data/prepared.py",
+        'return own_seed(seed, f"task/{name}")',
+        "return seed",
+        TEST_TASKS + "every_task_has_its_share_of_every_step_in_an_order_of_its_own",
+    ),
+    Mutant(
+        "truncation",
+        "documents are cut where the tokenizer's file says so",
+        "pretrainx/data/tokenizer.py",
+        "        inner.no_truncation()\n",
+        "",
+        TEST_LOSSY + "wordpiece",
     ),
 ]
