@@ -4,8 +4,8 @@
 
 4 layers, width 256, 4 heads, 256 tokens, batch 8, vocabulary 8192, tied head, AdamW, global-norm clip 1: forward, backward and
 update. Every side is a process of its own; they step in turns. Everything is measured twice: with glibc's default allocator on
-all sides, and with memory kept between steps on all sides. Prints medians of milliseconds, and ratios to torch in the same dtype
-and allocator. Needs torch and transformers (`pip install -e ".[parity]"`).
+all sides, and with memory kept between steps on all sides. Prints medians of milliseconds, and ratios to torch in the same
+dtype and allocator. Needs torch and transformers (`pip install -e ".[parity]"`).
 """
 
 from __future__ import annotations
