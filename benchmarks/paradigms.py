@@ -3,9 +3,10 @@
     python benchmarks/paradigms.py --output=runs/paradigms [--steps=4000] [--control_steps=1000] [--names=masked_lm,...]
 
 Trains `configs/paradigms.py` once for each paradigm and writes OUTPUT/report.html with all curves. Then, for each: accuracy on
-the held-out tokens that it must recover; that of an interpolated trigram model on the same places (in masked words it sees both
-true neighbours on each side, in spans the two true tokens before); and that of the same model after training on targets that
-are shuffled within each row, which is what it learns without having understood its input. Decoders are compared by loss.
+the held-out tokens that it must recover; that of an interpolated trigram model on the same places (masked words from two
+neighbours on either side that are not masked themselves, and once more, knowing, from the masked ones too; tokens of spans
+from the two true tokens before); and that of the same model after training on targets that are shuffled within each row, which
+is what it learns without having understood its input. Decoders are compared by loss.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.control:
         return control(given.control, given.output, given.control_steps)
-    head = f"{'paradigm':<18}{'seconds':>8}{'loss':>8}{'accuracy':>10}   {'hidden tokens: model':>20}{'trigram':>9}"
-    print(head + f"{'shuffled':>10}{'trigram loss':>14}")
+    head = f"{'paradigm':<18}{'seconds':>8}{'loss':>8}{'accuracy':>10}   {'hidden tokens: model':>20}"
+    print(head + f"{'trigram':>9}{'knowing':>9}{'shuffled':>10}{'trigram loss':>14}")
     show = lambda value, width: f"{value:>{width}.3f}" if value is not None else " " * (width - 1) + "-"
     for name in given.names.split(","):
         workdir, began = given.output / name, time.perf_counter()
@@ -129,6 +130,7 @@ def main() -> None:
         row = f"{name:<18}{seconds:>8.0f}" + show(found.get("eval/held_out/loss"), 8)
         row += show(found.get("eval/held_out/metric/accuracy"), 10) + "   "
         row += show(found.get("eval/trigram/model_accuracy"), 20) + show(found.get("eval/trigram/accuracy"), 9)
+        row += show(found.get("eval/trigram/all_neighbours"), 9)
         row += show(other.get("model_accuracy") if fills else other.get("accuracy"), 10)
         print(row + show(found.get("eval/trigram/loss"), 14), flush=True)
     report = given.output / "report.html"

@@ -108,6 +108,7 @@ def torch_side(dtype: str, name: str, compiled: bool = False):
             num_layers=4,
             num_heads=HEADS,
             dropout_rate=0.0,
+            decoder_start_token_id=0,
             use_cache=False,
         )
         model = transformers.T5ForConditionalGeneration(config)

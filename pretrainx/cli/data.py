@@ -63,9 +63,21 @@ def _summarise(text: PreparedText, length: int) -> None:
             count, fill = max(facts["tokens"] - 1, 0) // length, "-"
             if text.segmented:
                 count, fill = facts["rows"], f"{facts['fill']:.2%}"
+            elif text.meta["packing"] == "single":
+                count = "-"  # the objective says how wide a row is
             numbers = [f"{facts[name]:,}" for name in ("documents", "bytes", "tokens")]
             per_token = f"{facts['bytes'] / facts['tokens']:.3f}"
-            rows.append((part or "-", split, *numbers, per_token, f"{count:,}", fill, facts["digest"][:12]))
+            rows.append(
+                (
+                    part or "-",
+                    split,
+                    *numbers,
+                    per_token,
+                    count if count == "-" else f"{count:,}",
+                    fill,
+                    facts["digest"][:12],
+                )
+            )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
@@ -99,19 +111,21 @@ def _show(recipe: Recipe, text: PreparedText, step: int, count: int) -> None:
     """Rows of a step's batch, before and after `observe`. No device mesh is needed: examples are observed one by one."""
     from pretrainx.runs import examples
 
-    rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
     objective = recipe.objective.build(
         recipe.model, text.vocabulary, recipe.data.length, recipe.precision, recipe.data.segmented
     )
-    batch, numbers = rows.batch(step), rows.numbers(step)
-    parts = getattr(rows.source, "part_of", None)
+    rows = text.training_rows(objective.reads, recipe.train.batch_size, recipe.seed)
+    batch = rows.batch(step)
     print(f"step {step}: {rows.batch_size} rows, batch hash {rows.record_hash(step)}, epoch {rows.epoch(step)}")
     observation = examples.observed(objective, recipe.seed, step, batch)
-    for row in range(min(count, rows.batch_size)):
-        of = f" of {text.names[int(parts(numbers[row : row + 1])[0])]}" if parts else ""
-        print(f"\nrow {row}: number {numbers[row]}{of}")
-        print(f"ids  {' '.join(map(str, batch['tokens'][row].tolist()))}")
-        print("\n".join(examples.lines(text.tokenizer, batch, observation, row)))
+    for task, part, seen in examples.by_task(batch, observation):
+        of_task = examples.rows_of(rows, task)
+        numbers, part_of = of_task.numbers(step), getattr(of_task.source, "part_of", None)
+        for row in range(min(count, of_task.batch_size)):
+            of = f" of {text.names[int(part_of(numbers[row : row + 1])[0])]}" if part_of else ""
+            print(f"\nrow {row}{examples.of(task)}: number {numbers[row]}{of}")
+            print(f"ids  {' '.join(map(str, part['tokens'][row].tolist()))}")
+            print("\n".join(examples.lines(text.tokenizer, part, seen, row)))
 
 
 def _verify(arguments: Arguments) -> int:

@@ -18,11 +18,17 @@ def _generate(arguments: Arguments) -> int:
 COMMANDS = (
     Command(
         "generate",
-        "continue a prompt with a run's model",
+        "continue a prompt with a run's model, or write for it",
         _generate,
         (
             Flag("workdir", "the directory of a run, or of an imported model", "DIR", required=True),
-            Flag("prompt", "the text to continue; may be empty", "TEXT", required=True, may_be_empty=True),
+            Flag(
+                "prompt",
+                "the text to continue, or for an encoder-decoder its source; may be empty",
+                "TEXT",
+                required=True,
+                may_be_empty=True,
+            ),
             Flag("max_tokens", "how many tokens at most (default 128)", "N"),
             Flag("temperature", "0 takes the likeliest token; default 0.8", "T"),
             Flag("seed", "of the draws (default 0)", "S"),

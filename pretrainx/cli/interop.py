@@ -23,7 +23,7 @@ def _export(arguments: Arguments) -> int:
 COMMANDS = (
     Command(
         "import",
-        "make a run of a Hugging Face model (GPT-2, LLaMA) or of a GGUF file (LLaMA)",
+        "make a run of a Hugging Face model (GPT-2, LLaMA, BERT, RoBERTa, T5, BART) or of a GGUF file (LLaMA)",
         _import,
         (
             Flag(

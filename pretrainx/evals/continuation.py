@@ -18,15 +18,15 @@ from pretrainx.parallel.rules import Rules, constrain
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def continued(
-    objective: Objective, rules: Rules, known: int, params, extras, tokens, starts, temperatures, end, key
+    objective: Objective, rules: Rules, known: int, params, extras, tokens, starts, temperatures, end, key, source=None
 ) -> jax.Array:
     """tokens int32[B, T], of which row b holds starts[b], filled up to T or to `end`; temperature 0 takes the likeliest token.
 
     The first `known` tokens (at least 1, at most the fewest that a row holds) are read at once; after them one token at a
-    time, with a cache of keys and values. What is not filled must hold `end`.
+    time, with a cache of keys and values. What is not filled must hold `end`. `source`: what an encoder-decoder reads first.
     """
     with rules.bound():
-        cache = objective.cache(params, extras, *tokens.shape)
+        cache = objective.cache(params, extras, *tokens.shape, source)
         logits, cache = objective.decode(params, extras, tokens[:, :known], cache)
 
         def unfinished(carry):
@@ -50,11 +50,22 @@ def continued(
 
 
 def generate(
-    objective: Objective, rules: Rules, params, extras, prompts, max_tokens: int, temperatures, end: int, seed: int
+    objective: Objective,
+    rules: Rules,
+    params,
+    extras,
+    prompts,
+    max_tokens: int,
+    temperatures,
+    end: int,
+    seed: int,
+    source=None,
 ) -> list[np.ndarray]:
     """What follows each prompt (int32[n], not empty): at most `max_tokens` ids, without the end id.
 
-    The same arguments give the same tokens. Rows do not depend on each other's prompts, only on their place in the list.
+    `source`: for encoder-decoders, the inputs that the encoder reads, {"source": int32[B, S], "source_length": int32[B]};
+    prompts then begin with the decoder's start id. The same arguments give the same tokens. Rows do not depend on each
+    other's prompts, only on their place in the list.
     """
     starts = np.array([len(prompt) for prompt in prompts], np.int32)
     tokens = np.full((len(prompts), int(starts.max()) + max_tokens), end, np.int32)
@@ -63,7 +74,7 @@ def generate(
     known = 1 << (int(starts.min()).bit_length() - 1)  # powers of two: few programs for prompts of any length
     key = random.stream(seed, random.EVALUATE, 2**31 - 1)
     temperatures = np.asarray(temperatures, np.float32)
-    filled = continued(objective, rules, known, params, extras, tokens, starts, temperatures, end, key)
+    filled = continued(objective, rules, known, params, extras, tokens, starts, temperatures, end, key, source)
     filled = np.asarray(distributed.settled(filled))
     found = []
     for start, row in zip(starts, filled, strict=True):

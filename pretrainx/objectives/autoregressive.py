@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from pretrainx.core.errors import nearest
+from pretrainx.core.errors import ConfigError, nearest
 from pretrainx.core.records import Observation, Term, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
-from pretrainx.models.decoder import Decoder
+from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.objective import Objective
@@ -125,6 +125,13 @@ class AutoregressiveConfig:
         self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
     ) -> Autoregressive:
         """`model` is the section `config.model`; `length` the data's T; `segmented`: rows hold several documents."""
+        if not isinstance(model, DecoderConfig):
+            raise ConfigError(
+                "the objective 'autoregressive' needs a model that predicts the next token",
+                where="config.model.name",
+                why=f"the section is a {type(model).__name__}",
+                do="--config.model.name=decoder, or an objective for this model",
+            )
         return Autoregressive(
             model.build(vocabulary.size, length, precision, vocabulary.predicted),
             vocabulary,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from pretrainx.core.records import Outcome
+from pretrainx.core.records import Mean, Outcome
 from pretrainx.models.layers import wide
 from pretrainx.parallel.rules import constrain, constrain_groups, row_groups, within_group
 
@@ -17,7 +17,7 @@ CHUNK_LOGITS, CHUNK_TOKENS, FEWEST_CHUNKS = 2**26, 1024, 4
 
 def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """-log softmax(logits)[target] in nats: float32 or wider [B, T] of logits [B, T, V] and targets int32[B, T]."""
-    return _nll_and_exponentials(logits, targets)[0]
+    return _scores(logits, targets)[0]
 
 
 def chunks_for(rows: int, length: int, vocab_size: int) -> int:
@@ -34,7 +34,8 @@ def scored(
     term: str,
     chunks: int = 0,
 ) -> Outcome:
-    """The weighted sum of -log softmax(head(hidden))[target] as the term `term`, and its sum per row.
+    """The weighted sum of -log softmax(head(hidden))[target] as the term `term`, and its sum per row; as metric "accuracy"
+    the weighted share of targets whose logit is the largest.
 
     Args:
       head: [B, t, D] -> logits [B, t, V], token by token; what it closes over is differentiated too.
@@ -44,17 +45,37 @@ def scored(
     The gradient of the sum is made with the sum, chunk by chunk: the backward pass only scales it, and no logits are kept or
     computed twice.
     """
+    return judged(head, hidden, targets, weights, term, chunks)[0]
+
+
+def judged(
+    head: Callable[[jax.Array], jax.Array],
+    hidden: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    term: str,
+    chunks: int = 0,
+) -> tuple[Outcome, jax.Array]:
+    """(what `scored` returns, hits bool[B, T]): a hit is a target with weight whose logit is the largest (or equal)."""
     rows, length = targets.shape
     if not chunks:
         shape = jax.eval_shape(head, jax.ShapeDtypeStruct((1, 1, hidden.shape[2]), hidden.dtype))
         chunks = chunks_for(rows // row_groups(rows), length, shape.shape[-1])
     parts = tuple(_divided(x, chunks) for x in (hidden, targets, weights))
     pure, closed_over = _explicit(head, parts[0][0, 0])
-    total, nll = _weighted(pure, parts, *closed_over)
+    total, nll, hits = _weighted(pure, parts, *closed_over)
     nll = jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 3).reshape(rows, -1)[:, :length]
+    # What has no weight is not looked at under a gradient.
+    hits = jnp.moveaxis(hits, 0, 3).reshape(rows, -1)[:, :length] & (weights > 0)
     # `where`, since 0 times a NaN is NaN.
     per_row = jnp.where(weights > 0, weights * nll, 0).sum(axis=1)
-    return Outcome(totals={term: total}, per_row={term: per_row})
+    return Outcome(totals={term: total}, per_row={term: per_row}, metrics={"accuracy": share(hits, weights)}), hits
+
+
+def share(hits: jax.Array, weights: jax.Array) -> Mean:
+    """The weighted share of hits as a metric, summed in float32 or wider, without gradient."""
+    weights = jax.lax.stop_gradient(weights)
+    return Mean((weights * hits).sum(dtype=float), weights.sum(dtype=float))
 
 
 def _explicit(head: Callable, example: jax.Array) -> tuple[Callable, list]:
@@ -92,14 +113,14 @@ def _in_groups(function: Callable, *parts):
     return jax.tree.map(constrain_groups, jax.vmap(function)(*parts))
 
 
-def _nll_and_exponentials(logits, targets):
-    """(nll [..., t], exponentials [..., t, V] and their sums [..., t, 1])"""
+def _scores(logits, targets):
+    """(nll [..., t], hits bool[..., t], exponentials [..., t, V] and their sums [..., t, 1])"""
     logits = wide(logits)
     highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     exponentials = jnp.exp(logits - highest)
     sums = exponentials.sum(-1, keepdims=True)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
-    return (jnp.log(sums) + highest - chosen)[..., 0], exponentials, sums
+    return (jnp.log(sums) + highest - chosen)[..., 0], (chosen >= highest)[..., 0], exponentials, sums
 
 
 def _sum_of(nll: jax.Array, weights: jax.Array) -> jax.Array:
@@ -108,16 +129,16 @@ def _sum_of(nll: jax.Array, weights: jax.Array) -> jax.Array:
 
 def _plain(pure, parts, *closed_over):
     def group(hidden, targets, weights):
-        nll = token_nll(pure(hidden, *closed_over), targets)
-        return _sum_of(nll, weights), nll
+        nll, hits, _, _ = _scores(pure(hidden, *closed_over), targets)
+        return _sum_of(nll, weights), (nll, hits)
 
     def chunk(totals, part):
-        new, nll = _in_groups(group, *part)
-        return totals + new, nll
+        new, each = _in_groups(group, *part)
+        return totals + new, each
 
     wider = jnp.promote_types(parts[0].dtype, jnp.float32)
-    totals, nll = jax.lax.scan(chunk, constrain_groups(jnp.zeros(parts[0].shape[1], wider)), parts)
-    return totals.sum(), nll
+    totals, each = jax.lax.scan(chunk, constrain_groups(jnp.zeros(parts[0].shape[1], wider)), parts)
+    return totals.sum(), *each
 
 
 _weighted = jax.custom_vjp(_plain, nondiff_argnums=(0,))
@@ -140,12 +161,12 @@ def _forward(pure, parts, *closed_over):
             return pure(hidden, *given)
 
         logits, pull = jax.vjp(logits_of, hidden, [arrays[index] for index in moving])
-        nll, exponentials, sums = _nll_and_exponentials(logits, targets)
+        nll, hits, exponentials, sums = _scores(logits, targets)
         scale = jnp.where(weights > 0, weights, 0)[..., None].astype(sums.dtype)
         hit = jnp.arange(logits.shape[-1]) == targets[..., None]
         to_logits = exponentials * (scale / sums) - jnp.where(hit, scale, 0)
         to_hidden, to_arrays = pull(to_logits.astype(logits.dtype))
-        return (_sum_of(nll, weights), to_arrays), (nll, to_hidden)
+        return (_sum_of(nll, weights), to_arrays), (nll, hits, to_hidden)
 
     def chunk(sums, part):
         new, each = _in_groups(group, *part)
@@ -155,10 +176,12 @@ def _forward(pure, parts, *closed_over):
     # Summed in float32 or wider, also where parameters are bfloat16.
     zeros = lambda array: jnp.zeros((groups, *array.shape), jnp.promote_types(array.dtype, jnp.float32))
     start = jnp.zeros(groups, wider), [zeros(arrays[index]) for index in moving]
-    sums, (nll, to_hidden) = jax.lax.scan(chunk, jax.tree.map(constrain_groups, start), (hidden, targets, weights))
+    sums, (nll, hits, to_hidden) = jax.lax.scan(
+        chunk, jax.tree.map(constrain_groups, start), (hidden, targets, weights)
+    )
     total, gradients = jax.tree.map(lambda x: x.sum(0), sums)
     gradients = {index: x.astype(arrays[index].dtype) for index, x in zip(moving, gradients, strict=True)}
-    return (total, nll), (to_hidden, gradients, len(arrays))
+    return (total, nll, hits), (to_hidden, gradients, len(arrays))
 
 
 def _backward(pure, saved, cotangents):

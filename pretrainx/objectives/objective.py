@@ -95,6 +95,11 @@ class Objective:
         """
         raise TypeError(f"{type(self).__name__} does not decode token by token")
 
+    @property
+    def decodes(self) -> bool:
+        """Whether it writes token by token: whether there are `cache` and `decode`."""
+        return type(self).cache is not Objective.cache
+
     def decode(self, params: Params, extras: Extras, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
         """(logits [B, T, V], cache) of tokens int32[B, T] that follow those in the cache."""
         raise TypeError(f"{type(self).__name__} does not decode token by token")

@@ -51,6 +51,13 @@ def block(capsys) -> str:
 def test_the_commands_and_their_flags_are_frozen():
     forms = {name: [flag.form() for flag in command.flags] for name, command in command_line.COMMANDS.items()}
     assert forms["train"] == ["--config=FILE[:ARG]", "--workdir=DIR", "--allow_change=KEY,...", "--dry_run"]
+    assert forms["eval"] == [
+        "--workdir=DIR",
+        "--step=N",
+        "--evals=NAME,...",
+        "--choices=FILE.jsonl",
+        "--demonstrations=K",
+    ]
     assert forms["replay"] == ["--workdir=DIR", "--step=N", "--rows=K", "--forward=K"]
     assert forms["ckpt list"] == ["--workdir=DIR"]
     assert forms["ckpt inspect"] == ["--workdir=DIR", "--step=N"]

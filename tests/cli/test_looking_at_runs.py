@@ -4,20 +4,10 @@ import shutil
 
 import pytest
 
-from chaos.runs import block_of, write_recipe
+from chaos.runs import block_of
 from pretrainx.cli.main import main
 
 pytestmark = pytest.mark.xdist_group("looking")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A config file and a run of it, 8 steps, saved after 4 and 8."""
-    home = tmp_path_factory.mktemp("home")
-    write_recipe(home, steps=8, every=4, eval_every=0, keep=2)
-    words = ["--config.train.log_every=1"]
-    assert main(["train", f"--config={home}/recipe.py", f"--workdir={home}/run", *words]) == 0
-    return home
 
 
 def test_dry_run(home, tmp_path, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pretrainx.core.errors import ConfigError, DataError
-from pretrainx.evals.ngram import fit
+from pretrainx.evals.ngram import fill_in, fit, next_words
 
 
 def by_hand(tokens, size):
@@ -102,6 +102,49 @@ def test_a_million_tokens_are_counted_quickly():
     model.loss(tokens[:200_000])
     print(f"fit {fitted - started:.2f} s for 1M tokens, loss {time.perf_counter() - fitted:.2f} s for 0.2M")
     assert fitted - started < 5
+
+
+def test_filling_in_weighs_every_word_by_three_factors(stream):
+    """Against the probabilities of single words, also for unknown words and at the ends of a text."""
+    model, words = fit(stream, 10), np.arange(10)
+    tokens = np.array([3, 1, 9, 4, 0, 2, 8, 7, 5, 5, 6, 1])
+    expected, from_left = [], []
+    for place in range(len(tokens)):
+        u, v, _, x, y = np.concatenate([[-1, -1], tokens, [-1, -1]])[place : place + 5]
+        each = lambda id: np.full(10, id)
+        if place == 0:  # without a word before, how often a word is seen at all
+            score = model.levels[0].interpolate(np.zeros(10, np.int64), words, np.full(10, 0.1))
+        else:
+            score = model.probabilities(each(u), each(v), words)
+        np.testing.assert_allclose(model.following(u, v), score, rtol=1e-12)
+        from_left.append(score.argmax())
+        if x >= 0:
+            score = score * model.probabilities(each(v), words, each(x))
+        if y >= 0:
+            score = score * model.probabilities(words, each(x), each(y))
+        expected.append(score.argmax())
+    assert fill_in(model, tokens, np.arange(len(tokens))).tolist() == expected
+    assert next_words(model, tokens, np.arange(len(tokens))).tolist() == from_left != expected
+    with pytest.raises(DataError, match="vocabulary size 10"):
+        fill_in(model, np.array([10]), np.array([0]))
+
+
+def test_both_sides_tell_more_than_one():
+    generator = np.random.default_rng(4)
+    words = [[5, 1, 2], [5, 3, 4]]  # after 5, only what follows tells which word it is
+    tokens = np.concatenate([words[draw] for draw in generator.integers(0, 2, 800)])
+    model, places = fit(tokens[:1800], 6), np.arange(1, 600, 3)
+    held_out = tokens[1800:]
+    assert (fill_in(model, held_out, places) == held_out[places]).all()
+    assert 0.3 < (next_words(model, held_out, places) == held_out[places]).mean() < 0.7
+    # What else is to be filled in tells nothing: the ambiguous word and what follows it, both hidden.
+    neighbours = np.sort(np.concatenate([places, places + 1]))
+    told = fill_in(model, held_out, neighbours, hidden=True) == held_out[neighbours]
+    assert 0.3 < told[::2].mean() < 0.7
+    shuffled = held_out.copy()
+    shuffled[neighbours] = 0
+    again = fill_in(model, shuffled, neighbours, hidden=True)
+    assert (again == fill_in(model, held_out, neighbours, hidden=True)).all()
 
 
 def test_what_cannot_be_counted_is_refused(stream):

@@ -4,6 +4,7 @@ from mutants.record import Mutant
 
 PACKAGE, TEST = "pretrainx/interop/", "tests/interop/test_huggingface.py::test_"
 COMMANDS = "tests/interop/test_import_and_export.py::test_"
+ENCODERS = "tests/interop/test_encoders.py::test_"
 
 INTEROP = [
     Mutant(
@@ -50,7 +51,7 @@ INTEROP = [
         "added padding",
         "the padding that a tokenizer lacks takes part in the softmax",
         "pretrainx/models/decoder.py",
-        "(self.predicted or self.vocab_size)",
+        "self.predicted or self.vocab_size",
         "self.vocab_size",
         COMMANDS + "the_loss_is_over_the_ids_of_the_source",
     ),
@@ -69,5 +70,53 @@ INTEROP = [
         'params = "float64" if model.facts["dtype"] == "float64" else "float32"',
         'params = model.facts["dtype"]',
         COMMANDS + "precision_of_the_source",
+    ),
+    Mutant(
+        "padding's rows",
+        "RoBERTa's positions begin at the padding's row",
+        PACKAGE + "roberta.py",
+        'keys.index("pad_token_id", 1) + 1',
+        'keys.index("pad_token_id", 1)',
+        ENCODERS + "where_the_numbers_of_encoders_lie",
+    ),
+    Mutant(
+        "any copy",
+        "a stored copy that differs from the tied tensor is dropped unseen",
+        PACKAGE + "weights.py",
+        "if name in full and not np.array_equal",
+        "if False and not np.array_equal",
+        ENCODERS + "copies_and_buffers",
+    ),
+    Mutant(
+        "logits' bias",
+        "BART's bias of the logits is dropped whatever it is",
+        PACKAGE + "weights.py",
+        "if np.any(full.pop(name, 0)):",
+        "if full.pop(name, 0) is None:",
+        ENCODERS + "a_bias_of_the_logits_that_has_no_leaf",
+    ),
+    Mutant(
+        "own head",
+        "T5 1.1's head is taken for a copy of the token table",
+        PACKAGE + "t5.py",
+        "tied=scaled or (new and HEAD not in names),",
+        "tied=True,",
+        ENCODERS + "what_a_model_has_is_in_its_files",
+    ),
+    Mutant(
+        "sides",
+        "a decoder of other sizes than the encoder's passes",
+        PACKAGE + "bart.py",
+        "    if encoder != decoder:",
+        "    if False:",
+        TEST + "a_configuration_that_cannot_be_followed",
+    ),
+    Mutant(
+        "another padding",
+        "a model is written as RoBERTa with positions that begin elsewhere than they are read",
+        PACKAGE + "roberta.py",
+        'offset = special["pad"] + 1',
+        'offset = special["pad"]',
+        ENCODERS + "positions_begin_behind_the_padding",
     ),
 ]

@@ -12,7 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 
-from mutants import of_data, of_interop, of_optim, of_parts, of_processes, of_runs, of_training
+from mutants import (
+    of_data,
+    of_evals,
+    of_interop,
+    of_objectives,
+    of_optim,
+    of_parts,
+    of_processes,
+    of_runs,
+    of_seq2seq,
+    of_training,
+)
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 MUTANTS = [
@@ -26,6 +37,9 @@ MUTANTS = [
     *of_runs.RUNS,
     *of_data.DATA,
     *of_interop.INTEROP,
+    *of_objectives.OBJECTIVES,
+    *of_seq2seq.SPANS_AND_NOISE,
+    *of_evals.EVALS,
 ]
 KILLED, SURVIVED = 1, 0  # pytest's exit codes; others mean that no test was run
 BROKEN = ("SyntaxError", "NameError", "ImportError", "AttributeError", "TypeError")  # the fault itself does not run

@@ -51,6 +51,26 @@ def test_values_and_gradients(chunks):
         jax.tree.map(close, found, jax.grad(scaled(lambda *a: plain(*a).sum()), (0, 1, 2))(*arrays))
 
 
+@pytest.mark.parametrize("chunks", [0, 5])
+def test_hits_and_accuracy(chunks):
+    """A hit is a target of the largest logit; the metric is their weighted share, with and without a gradient."""
+    chosen = np.tanh(HIDDEN @ TABLE + SHIFT)
+    targets = np.where(np.arange(LENGTH) % 3, TARGETS, chosen.argmax(-1))
+    wanted = (targets == chosen.argmax(-1)) & (WEIGHTS > 0)
+    assert 0 < wanted.sum() < (WEIGHTS > 0).sum()
+
+    def total(hidden):
+        head = lambda x: jnp.tanh(x @ TABLE + SHIFT)
+        outcome, hits = cross_entropy.judged(head, hidden, targets, WEIGHTS, "nll", chunks)
+        return outcome.totals["nll"], (hits, outcome.metrics["accuracy"])
+
+    for _, (hits, accuracy) in (total(HIDDEN), jax.jit(jax.value_and_grad(total, has_aux=True))(HIDDEN)[0]):
+        np.testing.assert_array_equal(hits, wanted)
+        close(accuracy.total, WEIGHTS[wanted].sum(dtype=float))
+        close(accuracy.weight, WEIGHTS.sum(dtype=float))
+        assert accuracy.total.dtype == accuracy.weight.dtype == float
+
+
 def test_gradient_through_a_scan():
     """As in accumulation: the outer program is traced before it is differentiated."""
 

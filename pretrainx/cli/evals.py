@@ -1,0 +1,37 @@
+"""The command that evaluates a run."""
+
+from __future__ import annotations
+
+from pretrainx.cli.arguments import Arguments, Command, Flag, whole_number
+
+
+def _eval(arguments: Arguments) -> int:
+    from pretrainx.runs.evals import evaluate
+
+    given = {name: whole_number(arguments, name) for name in ("step", "demonstrations") if name in arguments.flags}
+    names = tuple(filter(None, arguments.flags.get("evals", "").split(",")))
+    return evaluate(arguments.flags["workdir"], names=names, choices=arguments.flags.get("choices", ""), **given)
+
+
+COMMANDS = (
+    Command(
+        "eval",
+        "evaluate a checkpoint of a run: print a table, and add it to DIR/evals.jsonl",
+        _eval,
+        (
+            Flag("workdir", "the directory of a run, or of an imported model", "DIR", required=True),
+            Flag("step", "the checkpoint (default: the newest)", "N"),
+            Flag(
+                "evals",
+                "held_out, trigram, pseudo_perplexity, fill_in, sampled, choices (default: all that apply)",
+                "NAME,...",
+            ),
+            Flag(
+                "choices",
+                "multiple choice: a question, its choices and the number of the right one a line",
+                "FILE.jsonl",
+            ),
+            Flag("demonstrations", "solved questions in front of each, drawn three times (default 0)", "K"),
+        ),
+    ),
+)

@@ -1,0 +1,154 @@
+"""Prefix language modelling: the beginning of a text is read as a whole, what follows is predicted (Raffel et al. 2020,
+section 3.2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from pretrainx.core.errors import ConfigError
+from pretrainx.core.records import Observation, TextRows
+from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.encoder_decoder import EncoderDecoderConfig
+from pretrainx.models.layers import Precision
+from pretrainx.objectives import seq2seq
+from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.objectives.seq2seq import Pair, Seq2Seq
+
+
+@dataclass(frozen=True)
+class PrefixLm(Autoregressive):
+    """With a decoder: the first j tokens see each other both ways, and the tokens after them are predicted.
+
+    j is uniform in 1 .. T - 1 for rows of T + 1 tokens; shorter rows are split by the same law of their own length. FLOPs are
+    counted as those of a causal model: what the prefix sees beyond is not counted.
+
+    Attributes:
+      mode: the special token in front of the row that says which objective this is (UL2: Tay et al. 2022); "" is none. It
+        belongs to the prefix, and stands in every cache.
+    """
+
+    mode: str = ""
+
+    @property
+    def reads(self):
+        return TextRows(self.length + 1 - bool(self.mode), 1, ("length",))
+
+    def observe(self, key, example, step):
+        tokens, length = example["tokens"], example["length"]
+        front = jnp.asarray([self.vocabulary.special(self.mode)] if self.mode else [], jnp.int32)
+        row = jnp.concatenate([front, tokens])
+        prefix = len(front) + jax.random.randint(key, (), 1, jnp.maximum(length - 1, 2), jnp.int32)
+        place = jnp.arange(1, row.shape[0])
+        after = (place >= prefix) & (place < len(front) + length)
+        return Observation({"tokens": row[:-1], "prefix": prefix}, row[1:], {"nll": after.astype(jnp.float32)})
+
+    def _blocks(self, run, inputs, keys):
+        tokens = inputs["tokens"]
+        seen = jnp.arange(tokens.shape[1]) < inputs["prefix"][:, None] if "prefix" in inputs else None
+        return run("blocks", run("embed", tokens, keys), keys, None, None, seen)
+
+    def outputs(self, params, extras, inputs, names, key=None, *, train=False):
+        """logits [B, T, V]; hidden [B, T, D]; features [B, D], the mean of hidden.
+
+        inputs: {"tokens": int32[B, T]}, the mode token among them, and "prefix" int32[B], how many of them see each other both
+        ways; without it none do.
+        """
+        return super().outputs(params, extras, inputs, names, key, train=train)
+
+    def cache(self, params, extras, rows, length, source=None):
+        cache = super().cache(params, extras, rows, length + bool(self.mode))
+        if self.mode:
+            front = jnp.full((rows, 1), self.vocabulary.special(self.mode), jnp.int32)
+            cache = super().decode(params, extras, front, cache)[1]
+        return cache
+
+    def decode(self, params, extras, tokens, cache):
+        """Tokens that are read first and together are the prefix, and see each other both ways; later ones look back only.
+
+        A mode token was read before them, and has not seen them.
+        """
+        places, seen = cache.key.shape[2], None
+        if tokens.shape[1] > 1:
+            prefix = jnp.where(cache.filled == bool(self.mode), cache.filled + tokens.shape[1], 0)
+            seen = jnp.broadcast_to(jnp.arange(places) < prefix, (tokens.shape[0], places))
+        logits, cache = self.model.apply({"params": params}, tokens, cache, seen, method="decode")
+        return logits[..., : self.vocabulary.size], cache
+
+
+@dataclass(frozen=True)
+class PrefixSeq2Seq(Seq2Seq):
+    """With an encoder-decoder: the first j tokens are the source, the rest the targets, j uniform in 1 .. length - 1.
+
+    Rows have one token more than `length`, so that the longest source (the mode token counted) has `length`. The decoder
+    begins with the padding token.
+
+    Attributes:
+      length: tokens of the encoder's input.
+      mode: as PrefixLm has it, in front of the source.
+    """
+
+    length: int
+    mode: str = ""
+
+    @property
+    def widths(self):
+        return self.length, self.length - bool(self.mode)
+
+    @property
+    def reads(self):
+        return TextRows(self.length + 1 - bool(self.mode), 0, ("length",))
+
+    def corrupt(self, key, example):
+        tokens, length, pad = example["tokens"], example["length"], self.vocabulary.special("pad")
+        front = jnp.asarray([self.vocabulary.special(self.mode)] if self.mode else [], jnp.int32)
+        split = jax.random.randint(key, (), 1, jnp.maximum(length, 2), jnp.int32)
+        place = jnp.arange(tokens.shape[0] - 1)
+        source = jnp.concatenate([front, jnp.where(place < split, tokens[:-1], pad)])
+        after = jnp.maximum(length - split, 0)
+        targets = jnp.where(place < after, tokens[jnp.minimum(place + split, place.shape[0])], pad)
+        return Pair(source, len(front) + split, targets, after)
+
+
+@dataclass(frozen=True)
+class PrefixLmConfig:
+    """The section `config.objective` of this paradigm, with a decoder or an encoder-decoder.
+
+    Attributes:
+      mode: name of a special token put in front; "" for none.
+      loss_chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+    """
+
+    mode: str = ""
+    loss_chunks: int = field(default=0, metadata={"min": 0})
+
+    def build(
+        self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
+    ) -> PrefixLm | PrefixSeq2Seq:
+        """`model` is the section `config.model`; `length` the data's T."""
+        if length < 3:
+            raise ConfigError(
+                "the rows are too short to be split",
+                where="config.data.length",
+                why=f"{length}; a prefix and what follows it need 3",
+                do="choose longer rows",
+            )
+        if self.mode:
+            vocabulary.special(self.mode)  # a missing one is an error now, not in the first step
+        seq2seq.unsegmented("prefix_lm", segmented)
+        if isinstance(model, EncoderDecoderConfig):
+            widths = length, length - bool(self.mode)
+            built = seq2seq.built("prefix_lm", model, vocabulary, widths, precision, segmented)
+            return PrefixSeq2Seq(built, vocabulary, self.loss_chunks, length, self.mode)
+        if not isinstance(model, DecoderConfig):
+            raise ConfigError(
+                "the objective 'prefix_lm' needs a model that predicts the next token",
+                where="config.model.name",
+                why=f"the section is a {type(model).__name__}",
+                do="--config.model.name=decoder, or encoder_decoder",
+            )
+        built = model.build(vocabulary.size, length, precision, vocabulary.predicted)
+        return PrefixLm(built, vocabulary, length, False, self.loss_chunks, self.mode)

@@ -1,0 +1,216 @@
+"""Evaluations of a finished run, or of one that still trains, by name: a table, and a line of DIR/evals.jsonl."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pretrainx.core import json_lines
+from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.data.prepared import PreparedText
+from pretrainx.data.text import prepare
+from pretrainx.evals import ngram
+from pretrainx.evals.baseline import Baseline
+from pretrainx.evals.choices import Choices, read_questions
+from pretrainx.evals.fill_in import FillIns, hides_inside, innermost, single_tasks
+from pretrainx.evals.likelihood import likelihood
+from pretrainx.evals.pseudo_perplexity import PseudoPerplexity
+from pretrainx.evals.sampled import Sampled
+from pretrainx.objectives.masked_lm import MaskedLm
+from pretrainx.objectives.span_corruption import SpanCorruption
+from pretrainx.parallel.compilation import keep_compiled_programs
+from pretrainx.runs.evaluation import Evaluation, is_causal
+from pretrainx.runs.load import Run, data_directory, load, rebuild
+
+FILE = "evals.jsonl"
+SAMPLES = 16  # held-out texts that a decoder goes on with
+
+
+def evaluate(
+    workdir: str | Path,
+    step: int | None = None,
+    names: Iterable[str] = (),
+    choices: str = "",
+    demonstrations: int = 0,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Evaluates a checkpoint (default: the newest that is whole) and prints a table; 0.
+
+    `names`: of EVALUATIONS; without any, all that apply. `choices`: a file of questions; `demonstrations`: how many solved
+    ones stand before each. One object is added to DIR/evals.jsonl, with the keys "time", "step" and "eval/<name>/<metric>".
+
+    Raises ConfigError for an unknown name, and for one that does not apply to the run's objective, with the reason.
+    """
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in EVALUATIONS:
+            why = nearest(name, EVALUATIONS)
+            raise ConfigError(f"unknown evaluation {name!r}", where="--evals", why=why, do="leave it out for all")
+    if demonstrations and not choices:
+        raise ConfigError(
+            "there is nothing to demonstrate", where="--demonstrations", why="no questions", do="--choices=FILE.jsonl"
+        )
+    keep_compiled_programs()
+    found = Evaluations(load(workdir, step), choices, demonstrations, say)
+    for line in found.run.damaged:
+        say(f"warning: {line}")
+    reasons = {name: reason(found) for name, (reason, _) in EVALUATIONS.items()}
+    for name in names:
+        if reasons[name]:
+            raise ConfigError(
+                f"the evaluation {name!r} does not apply to this run",
+                where="--evals",
+                why=reasons[name],
+                do="these do: " + ", ".join(other for other, reason in reasons.items() if not reason),
+            )
+    names = names or [name for name, reason in reasons.items() if not reason]
+    if not names:
+        raise ConfigError(
+            "no evaluation applies to this run", where=str(workdir), why=reasons["held_out"], do="--choices=FILE.jsonl"
+        )
+    values: dict[str, float] = {}
+    say(f"{workdir}, step {found.run.step}")
+    for name in names:
+        began = time.time()
+        new = EVALUATIONS[name][1](found)
+        new = {metric.removeprefix(f"{name}/"): value for metric, value in new.items()}
+        width = max(map(len, new), default=0)
+        say(f"{name} ({time.time() - began:.1f} s)")
+        for metric, value in new.items():
+            say(f"  {metric:<{width}}  {value:.6g}")
+        values |= {f"eval/{name}/{metric}": value for metric, value in new.items()}
+    record = {"time": round(time.time(), 3), "step": found.run.step} | values
+    path = Path(workdir) / FILE
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json_lines.encode(record) + "\n")
+    except OSError as error:
+        say(f"warning: {path} was not written: {error}")
+    return 0
+
+
+class Evaluations:
+    """The evaluations of one checkpoint. What several of them need is made once, and what none needs never."""
+
+    def __init__(self, run: Run, choices: str, demonstrations: int, say: Callable[[str], None]):
+        self.run, self.choices_file, self.demonstrations, self.say = run, choices, demonstrations, say
+
+    @functools.cached_property
+    def text(self) -> PreparedText:
+        return prepare(self.run.config.data, data_directory(self.run.config, self.run.workdir), self.say)
+
+    @functools.cached_property
+    def evaluation(self) -> Evaluation:
+        """The run's own, which knows its held-out rows."""
+        recipe, parts = rebuild(self.run.config, self.run.tokenizer.vocabulary)
+        return Evaluation(recipe, parts, self.text, self.run.workdir)
+
+    @functools.cached_property
+    def batches(self) -> list:
+        return list(self.evaluation.held_out["held_out"].batches)
+
+    @functools.cached_property
+    def model(self) -> ngram.Trigram:
+        return ngram.fit(self.text.tokens("train"), self.run.tokenizer.vocabulary.size)
+
+    @property
+    def tasks(self) -> list:
+        """The objective without wrappers, or those of a mixture's tasks."""
+        return [innermost(task) for _, task, _ in single_tasks(self.run.objective, self.run.extras)]
+
+    # Why an evaluation does not apply; "" where it does.
+
+    def no_text(self) -> str:
+        directory = data_directory(self.run.config, self.run.workdir)
+        return "" if directory.is_dir() else f"it has no prepared text ({directory}): nothing is held out"
+
+    def no_trigram(self) -> str:
+        fills = any(isinstance(task, (MaskedLm, SpanCorruption)) for task in self.tasks)
+        if not fills and not is_causal(self.run.objective):
+            return "a trigram model neither goes on with text as this objective does, nor fills in"
+        return self.no_text()
+
+    def no_masks(self) -> str:
+        if isinstance(innermost(self.run.objective), MaskedLm):
+            return self.no_text()
+        return "only masked language models (objective 'masked_lm') hide one token at a time"
+
+    def no_gaps(self) -> str:
+        if any(map(hides_inside, self.tasks)):
+            return self.no_text()
+        return (
+            "the objective hides nothing inside a text: samples are continuations (config.evals.samples, or generate)"
+        )
+
+    def no_writer(self) -> str:
+        if is_causal(self.run.objective):
+            return self.no_text()
+        return "only a decoder (config.model.name) goes on with text by itself"
+
+    def no_choices(self) -> str:
+        return "" if self.choices_file else "no questions are given: --choices=FILE.jsonl"
+
+    # The evaluations: {metric: value}.
+
+    def held_out(self) -> dict[str, float]:
+        found = {}
+        for split, evaluator in self.evaluation.held_out.items():
+            values = evaluator(self.run.params, self.run.extras, self.run.step)
+            found |= {f"{split}/{name}": value for name, value in values.items()}
+        return found
+
+    def trigram(self) -> dict[str, float]:
+        """Its loss on the same text, for objectives that predict all of it; its hits and the model's where they fill in."""
+        if is_causal(self.run.objective):
+            return self.evaluation.trigram
+        run = self.run
+        shared = run.objective, run.rules, run.config.seed, self.batches, self.model, run.tokenizer.vocabulary
+        return Baseline(*shared)(run.params, run.extras)
+
+    def pseudo_perplexity(self) -> dict[str, float]:
+        run = self.run
+        shared = run.objective, run.rules, run.config.seed, self.batches, run.tokenizer.vocabulary
+        return PseudoPerplexity(*shared, run.tokenizer.bytes_per_token)(run.params, run.extras)
+
+    def fill_in(self) -> dict[str, float]:
+        """Writes DIR/samples/<step>-fill_in.txt, shows it, and counts spans that are written as they were."""
+        run = self.run
+        shared = run.objective, run.rules, run.config.seed, self.batches[0], run.tokenizer.decode
+        text = FillIns(*shared, run.tokenizer.vocabulary)(run.params, run.extras)
+        directory = run.workdir / "samples"
+        directory.mkdir(exist_ok=True)
+        (directory / f"{run.step:08d}-fill_in.txt").write_text(text, encoding="utf-8")
+        self.say(text)
+        rows = self.run.config.evals.batch_size or self.run.config.train.batch_size
+        return FillIns(*shared, run.tokenizer.vocabulary, rows).exact_spans(run.params, run.extras)
+
+    def sampled(self) -> dict[str, float]:
+        run, length = self.run, self.run.config.data.length
+        texts = []
+        for held_out in self.evaluation.held_out_text.values():
+            for tokens in held_out.sequences():
+                texts += [tokens[first : first + length] for first in range(0, len(tokens) - length + 1, length)]
+                if len(texts) >= SAMPLES:
+                    break
+        shared = texts[:SAMPLES], self.model, run.tokenizer.vocabulary.special("eos"), run.config.seed
+        return Sampled(run.objective, run.rules, *shared)(run.params, run.extras)
+
+    def choices(self) -> dict[str, float]:
+        run = self.run
+        longest = run.config.model.max_length or run.config.data.length
+        scores = likelihood(run.objective, run.rules, run.params, run.extras, longest)
+        questions = read_questions(self.choices_file)
+        return Choices(scores, run.tokenizer, questions, self.demonstrations, seed=run.config.seed)()
+
+
+# {name: (why it does not apply, "" where it does; what it gives)}
+EVALUATIONS: dict[str, tuple[Callable[[Evaluations], str], Callable[[Evaluations], dict[str, float]]]] = {
+    "held_out": (Evaluations.no_text, Evaluations.held_out),
+    "trigram": (Evaluations.no_trigram, Evaluations.trigram),
+    "pseudo_perplexity": (Evaluations.no_masks, Evaluations.pseudo_perplexity),
+    "fill_in": (Evaluations.no_gaps, Evaluations.fill_in),
+    "sampled": (Evaluations.no_writer, Evaluations.sampled),
+    "choices": (Evaluations.no_choices, Evaluations.choices),
+}

@@ -1,0 +1,125 @@
+"""Faults of span corruption, denoising and prefix language models."""
+
+from mutants.record import Mutant
+
+SPANS, TEXT_NOISE, SEQ2SEQ, SPAN_CORRUPTION, DENOISING, PREFIX_LM = (
+    f"pretrainx/objectives/{name}.py"
+    for name in ("spans", "text_noise", "seq2seq", "span_corruption", "denoising", "prefix_lm")
+)
+TEST_SPANS, TEST_NOISE = "tests/objectives/test_spans.py::test_", "tests/objectives/test_text_noise.py::test_"
+TEST_SEQ2SEQ, TEST_PREFIX = "tests/objectives/test_seq2seq.py::test_", "tests/objectives/test_prefix_lm.py::test_"
+
+SPANS_AND_NOISE = [
+    Mutant(
+        "half-up",
+        "hidden tokens counted in binary fractions",
+        SPANS,
+        "round(length * Fraction(str(density)))",
+        "int(length * density + 0.5)",
+        TEST_SPANS + "numbers_are_exact",
+    ),
+    Mutant(
+        "one-sentinel",
+        "every span has the same sentinel",
+        SPANS,
+        "marks[passed - 1]",
+        "marks[0]",
+        TEST_SPANS + "shorter_rows",
+    ),
+    Mutant(
+        "cut-points",
+        "lengths of spans are not all equally likely",
+        SPANS,
+        "cuts = shuffled(key, total - 1, largest - 1)[: most - 1] + 1",
+        "cuts = shuffled(key, total - 2, largest - 1)[: most - 1] + 1",
+        TEST_SPANS + "all_compositions_are_equally_likely",
+    ),
+    Mutant(
+        "end-twice",
+        "a document's end token is followed by another",
+        SEQ2SEQ,
+        "return length - ((length < tokens",
+        "return length - 0 * ((length < tokens",
+        TEST_SEQ2SEQ + "an_end_of_the_text_is_not_doubled",
+    ),
+    Mutant(
+        "no-shift",
+        "the decoder reads the token that it is to predict",
+        SEQ2SEQ,
+        "jnp.concatenate([jnp.full(1, self.begin, jnp.int32), pair.targets[:-1]])",
+        "pair.targets",
+        TEST_SEQ2SEQ + "observations",
+    ),
+    Mutant(
+        "source-pad",
+        "padding of the source is read",
+        SEQ2SEQ,
+        "segments = real.astype(jnp.int32)",
+        "segments = jnp.ones_like(source)",
+        TEST_SEQ2SEQ + "padding_changes_nothing",
+    ),
+    Mutant(
+        "span-end",
+        "the last span counts the end token",
+        SPAN_CORRUPTION,
+        "inside = real & follows & ~opens",
+        "inside = real & ~opens",
+        TEST_SEQ2SEQ + "span_accuracy",
+    ),
+    Mutant(
+        "covered",
+        "a span that begins inside another keeps its mask",
+        TEXT_NOISE,
+        "begins = (at > 0) & ~covered",
+        "begins = at > 0",
+        TEST_NOISE + "infilling_by_brute_force",
+    ),
+    Mutant(
+        "infill-budget",
+        "the last span is not trimmed to the budget",
+        TEXT_NOISE,
+        "jnp.minimum(drawn, allowed - before)",
+        "drawn",
+        TEST_NOISE + "infilling_by_brute_force",
+    ),
+    Mutant(
+        "insert-room",
+        "masks are put in where a row has no room",
+        TEXT_NOISE,
+        "count = jnp.minimum(count, size - left)",
+        "count = count + 0",
+        TEST_NOISE + "without_length_there_are_only_insertions",
+    ),
+    Mutant(
+        "start-eos",
+        "BART's decoder begins with padding",
+        DENOISING,
+        'return self.vocabulary.special("eos")',
+        'return self.vocabulary.special("pad")',
+        TEST_SEQ2SEQ + "observations",
+    ),
+    Mutant(
+        "prefix-loss",
+        "tokens of the prefix are predicted though they were seen",
+        PREFIX_LM,
+        "after = (place >= prefix) & ",
+        "after = ",
+        TEST_PREFIX + "decoder_rows",
+    ),
+    Mutant(
+        "prefix-mask",
+        "the prefix is read causally",
+        PREFIX_LM,
+        'seen = jnp.arange(tokens.shape[1]) < inputs["prefix"][:, None] if "prefix" in inputs else None',
+        "seen = None",
+        TEST_PREFIX + "who_sees_whom",
+    ),
+    Mutant(
+        "prompt",
+        "a prompt is read causally by a prefix language model",
+        PREFIX_LM,
+        "jnp.where(cache.filled == bool(self.mode), cache.filled + tokens.shape[1], 0)",
+        "0",
+        TEST_PREFIX + "a_prompt_is_the_prefix",
+    ),
+]
