@@ -44,7 +44,7 @@ def get_config(arg=""):
     config.optimizer = dict(name="muon", b2=0.99, weight_decay=0.1)
     config.schedule = dict(name="cosine", peak=1.5e-2, warmup=5 if smoke else 100, floor=0.0)
     config.train = dict(
-        steps=20 if smoke else 4000,
+        steps=20 if smoke else 2500,
         batch_size=16,
         log_every=5 if smoke else 50,
         eval_every=0 if smoke else 1000,

@@ -59,6 +59,10 @@ class Wrapper(Objective):
         with self.scope(params):
             return self.inner.cache(params, extras, rows, length, source)
 
+    @property
+    def decodes(self):
+        return self.inner.decodes
+
     def decode(self, params, extras, tokens, cache):
         with self.scope(params):
             return self.inner.decode(params, extras, tokens, cache)

@@ -72,6 +72,7 @@ CURVES = (
         level=("eval/trigram/loss", "trigram model"),
     ),
     Curve("Bits per byte, held out", "eval/held_out/bits_per_byte", points=True),
+    Curve("Accuracy, held out (%)", "eval/held_out/metric/accuracy", points=True, scale=100.0),
     Curve("Gradient norm", "train/grad_norm", smooth=True, logarithmic=True),
     Curve("Learning rate", "train/lr"),
     Curve("Tokens per second", "perf/tokens_per_s", smooth=True),

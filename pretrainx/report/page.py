@@ -22,6 +22,7 @@ from pretrainx.report.style import STYLE
 _SAMPLES_SHOWN = 12  # of one run alone
 _SAMPLES_SHOWN_BESIDE = 4  # of each of several runs
 _EVENTS_SHOWN = 60
+_STEPS_SHOWN = 6  # of those that were evaluated by command
 _ROUTINE = ("saving", "saved", "eval")  # told by their number and their last step, not one by one
 
 
@@ -58,6 +59,7 @@ def render(runs: Sequence[Run]) -> str:
         _headline(runs),
         _section("Curves", _curves(runs)),
         _section("Config differences", _config_differences(runs)) if len(runs) > 1 else "",
+        *(_section(_of(run, "Evaluations", runs), _evaluations(run.evals)) for run in runs if run.evals),
         *(_section(_of(run, "Samples", runs), _samples(run.samples, most)) for run in runs if run.samples),
         *(_section(_of(run, "Events", runs), _events(run.events)) for run in runs if run.events),
         *(_section(_of(run, "Config", runs), _config(run.config, folded=len(runs) > 1)) for run in runs),
@@ -137,6 +139,16 @@ def _curves(runs: Sequence[Run]) -> str:
     if not curves:
         return "<p>No metric that is drawn has a finite value yet.</p>"
     return '<div class="curves">' + "\n".join(f"<figure>{svg}</figure>" for _, svg in curves) + "</div>"
+
+
+def _evaluations(records: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each metric of `pretrainx eval`, a column for each of the newest steps."""
+    records = records[-_STEPS_SHOWN:]
+    names = dict.fromkeys(name for record in records for name in record if name.startswith("eval/"))
+    shown = lambda value: f"{value:.4g}" if isinstance(value, (int, float)) else "&ndash;"
+    label = lambda name: f'<span class="key">{escape(name.removeprefix("eval/"))}</span>'
+    rows = [[label(name), *(shown(record.get(name)) for record in records)] for name in names]
+    return _table(["", *(f"step {record['step']:,}" for record in records)], rows, "config")
 
 
 def _samples(samples: Sequence[Sample], most: int) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Run:
       config: the resolved config.
       metrics: one record per step, in order.
       events, samples: in order; either may be empty.
+      evals: what `pretrainx eval` found, one record per step, in order.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Run:
     metrics: list[dict[str, Any]]
     events: list[dict[str, Any]]
     samples: list[Sample]
+    evals: list[dict[str, Any]] = field(default_factory=list)
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """(steps, values) where the metric was recorded and is finite."""
@@ -87,7 +89,8 @@ def read_run(workdir: str | Path, name: str = "") -> Run:
             do=f"let it reach its first logged step: {_command(path / 'config.json', path)}",
         )
     name = name or path.resolve().name
-    return Run(name, config, metrics, read(path / "events.jsonl"), _samples(path / "samples"))
+    events, evals = read(path / "events.jsonl"), read_metrics(path / "evals.jsonl")
+    return Run(name, config, metrics, events, _samples(path / "samples"), evals)
 
 
 def _command(config: str | Path, workdir: Path) -> str:

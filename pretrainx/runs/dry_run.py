@@ -67,7 +67,7 @@ def dry_run(
         heading("memory, per device")
         tell_all(memory_lines(recipe, parts, like), say)
         heading("checkpoints")
-        fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, recipe.data.length)
+        fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
         step = look_at_checkpoints(recipe, parts, like, workdir, fingerprint, allow_change, say)
         need = disk_need(like, recipe.checkpoint.keep, workdir / "checkpoints")
         say(f"disk: {need}")
@@ -125,7 +125,7 @@ def config_lines(recipe: Recipe, values: dict, of_file: dict | None) -> Iterator
 
 def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
     """How the batch is divided, FLOPs, and how long that takes."""
-    train, length = recipe.train, recipe.data.length
+    train, tokens = recipe.train, parts.tokens_per_row
     yield (
         f"batch: {train.batch_size} rows = {parts.rules.batch_ways()} ways x {train.microbatches} microbatches x "
         f"{parts.rows_per_device} rows per device"
@@ -134,11 +134,11 @@ def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
     if not flops:
         return
     total = flops * train.batch_size * train.steps
-    yield f"FLOPs: {quantity(flops / length)} per token, {total:.3g} in all"
+    yield f"FLOPs: {quantity(flops / tokens)} per token, {total:.3g} in all"
     measured = [record["perf/tokens_per_s"] for record in read_metrics(workdir / "metrics.jsonl") if _fast(record)]
     if measured:
         rate = measured[-1]
-        yield f"time: {duration(train.batch_size * length * train.steps / rate)} at the {quantity(rate)} tokens/s of this run"
+        yield f"time: {duration(train.batch_size * tokens * train.steps / rate)} at the {quantity(rate)} tokens/s of this run"
     elif peak := peak_flops(jax.devices(), recipe.precision.compute):
         yield (
             f"time: {duration(total / (ASSUMED_MFU * peak))} at an assumed {ASSUMED_MFU:.0%} of "
@@ -163,10 +163,8 @@ def memory_lines(recipe: Recipe, parts: Parts, like: states.TrainState) -> Itera
     sizes = ", ".join(f"{name} {_mebi(size)}" for name, size in counted.items() if size)
     yield f"counted: {sizes}; together {_mebi(sum(counted.values()))}, activations not counted"
     spec = parts.objective.batch_spec(recipe.train.batch_size)
-    batch = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parts.rules.rows(leaf.shape))
-        for name, leaf in spec.items()
-    }
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parts.rules.rows(leaf.shape))
+    batch = jax.tree.map(place, spec)
     started = time.perf_counter()
     step = make_train_step(parts.objective, parts.optimizer, parts.options, like)
     compiled = step.lower(like, batch).compile()
@@ -248,13 +246,14 @@ def evaluation_lines(recipe: Recipe) -> Iterator[str]:
 
 def batch_lines(recipe: Recipe, parts: Parts, text: PreparedText, step: int) -> Iterator[str]:
     """The first rows of batch `step`, before and after `observe`."""
-    rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
+    rows = text.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
     batch = rows.batch(step)
     observation = examples.observed(parts.objective, recipe.seed, step, batch)
     yield f"hash {rows.record_hash(step)}; targets in {examples.UNSCORED[0]}...{examples.UNSCORED[1]} have weight 0"
-    for row in range(min(ROWS, recipe.train.batch_size)):
-        yield f"row {row}, corpus row {rows.numbers(step)[row]}"
-        yield from (f"  {line}" for line in examples.lines(text.tokenizer, batch, observation, row, CHARACTERS))
+    for task, part, seen in examples.by_task(batch, observation):
+        for row in range(min(ROWS, len(part["valid"]))):
+            yield f"row {row}{examples.of(task)}, corpus row {examples.rows_of(rows, task).numbers(step)[row]}"
+            yield from (f"  {line}" for line in examples.lines(text.tokenizer, part, seen, row, CHARACTERS))
 
 
 def _mebi(size: float) -> str:

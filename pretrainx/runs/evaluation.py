@@ -6,14 +6,20 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from pretrainx.data.held_out import HeldOutText
+from pretrainx.adapt.wrapper import Wrapper
+from pretrainx.data.held_out import HeldOutTasks, HeldOutText
 from pretrainx.data.loader import place
 from pretrainx.data.prepared import PreparedText
 from pretrainx.evals import ngram
 from pretrainx.evals.continuation import Continuations
+from pretrainx.evals.fill_in import FillIns
 from pretrainx.evals.held_out import HeldOut
+from pretrainx.models.decoder import Decoder
+from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.objectives.objective import Objective
 from pretrainx.parallel import distributed
 from pretrainx.runs.parts import Parts
 from pretrainx.runs.recipe import Recipe
@@ -32,10 +38,10 @@ class Evaluation:
         self.latest_samples = ""
 
     @functools.cached_property
-    def held_out_text(self) -> dict[str, HeldOutText]:
+    def held_out_text(self) -> dict[str, HeldOutText | HeldOutTasks]:
         """{part: its held-out text}, of each the beginning as far as config.evals.tokens."""
-        length, tokens = self.recipe.data.length, self.recipe.evals.tokens
-        return {name: self.text.held_out(name, length, tokens) for name in self.text.names}
+        reads, tokens = self.parts.objective.reads, self.recipe.evals.tokens
+        return {name: self.text.held_out(name, reads, tokens) for name in self.text.names}
 
     @functools.cached_property
     def held_out(self) -> dict[str, HeldOut]:
@@ -45,23 +51,26 @@ class Evaluation:
         found = {"held_out": (together, tuple(parts))}
         if len(parts) > 1:
             found |= {f"held_out/{name}": (batches, (name,)) for name, batches in parts.items()}
+        # Only of every token's loss: what is scored elsewhere is a part of the text, or not the text at all. And only where
+        # tokens are the text: other tokenizers drop some of it.
+        exact = predicts_all(self.parts.objective) and self.text.tokenizer.lossless
+        size = lambda names: self.bytes_of_text(*names) if exact else 0
         make = lambda batches, names: HeldOut(
-            self.parts.objective, self.parts.rules, self.recipe.seed, batches, self.bytes_of_text(*names)
+            self.parts.objective, self.parts.rules, self.recipe.seed, batches, size(names)
         )
         return {name: make(*arguments) for name, arguments in found.items()}
 
-    def batches(self, text: HeldOutText) -> list[dict]:
+    def batches(self, text: HeldOutText | HeldOutTasks) -> list[dict]:
         """The text's batches on the devices."""
         rows, rules = self.recipe.evals.batch_size or self.recipe.train.batch_size, self.parts.rules
-        return [
-            place(batch, {name: rules.rows(leaf.shape) for name, leaf in batch.items()}) for batch in text.batches(rows)
-        ]
+        shardings = lambda batch: jax.tree.map(lambda leaf: rules.rows(leaf.shape), batch)
+        return [place(batch, shardings(batch)) for batch in text.batches(rows)]
 
     def bytes_of_text(self, *names: str) -> int:
         """How many bytes the held-out targets of these parts stand for."""
         sizes = self.text.tokenizer.bytes_per_token
-        sequences = (tokens for name in names for tokens in self.held_out_text[name].sequences())
-        return sum(int(sizes[tokens[1:]].sum()) for tokens in sequences)
+        targets = (tokens for name in names for tokens in self.held_out_text[name].targets())
+        return sum(int(sizes[tokens].sum()) for tokens in targets)
 
     @functools.cached_property
     def trigram(self) -> dict[str, float]:
@@ -88,9 +97,33 @@ class Evaluation:
             text.tokenizer.decode,
             text.vocabulary.special("eos"),
             samples.prompts,
-            self.recipe.data.length,
+            # The mode token of a prefix LM stands in the cache too.
+            self.recipe.data.length - bool(getattr(base_of(self.parts.objective), "mode", "")),
             samples.temperature,
         )
+
+    @functools.cached_property
+    def fill_ins(self) -> FillIns:
+        text, samples = self.text, self.recipe.evals.samples
+        batch = self.held_out["held_out"].batches[0]
+        return FillIns(
+            self.parts.objective,
+            self.parts.rules,
+            self.recipe.seed,
+            batch,
+            text.tokenizer.decode,
+            text.vocabulary,
+            samples.rows,
+            samples.temperature,
+        )
+
+    @property
+    def samples(self) -> Continuations | FillIns | None:
+        """What writes the text to look at, if any."""
+        wanted = self.recipe.evals.samples
+        if is_causal(self.parts.objective):
+            return self.continuations if wanted.prompts else None
+        return self.fill_ins if wanted.rows else None
 
     def __call__(self, state: TrainState, stop: Callable[[], bool]) -> dict[str, float]:
         params, step = state.full_params(averaged=True), int(state.step)
@@ -100,12 +133,29 @@ class Evaluation:
             if not found:
                 return {}
             values |= {f"{split}/{name}": value for name, value in found.items()}
-        if self.recipe.evals.trigram and distributed.leads():
+        if self.recipe.evals.trigram and is_causal(self.parts.objective) and distributed.leads():
             values |= self.trigram
-        if self.recipe.evals.samples.prompts:
-            self.latest_samples = self.continuations(params, state.extras)
-            if distributed.leads():
+        if self.samples:
+            self.latest_samples = self.samples(params, state.extras)
+            if distributed.leads() and self.latest_samples:
                 directory = self.workdir / "samples"
                 directory.mkdir(exist_ok=True)
                 (directory / f"{step:08d}.txt").write_text(self.latest_samples)
         return values
+
+
+def base_of(objective: Objective) -> Objective:
+    """What the wrappers are around."""
+    while isinstance(objective, Wrapper):
+        objective = objective.inner
+    return objective
+
+
+def predicts_all(objective: Objective) -> bool:
+    """Whether every token of a text is scored, given those before it: then losses are bits of the text."""
+    return type(base_of(objective)) is Autoregressive
+
+
+def is_causal(objective: Objective) -> bool:
+    """Whether it goes on with a text: whether a trigram model and continuations of prompts can be compared with it."""
+    return objective.decodes and isinstance(getattr(base_of(objective), "model", None), Decoder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ import numpy as np
 
 from pretrainx.core import random
 from pretrainx.core.records import Observation
+from pretrainx.data.rows import TrainingRows
+from pretrainx.data.tasks import TaskRows
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.objectives.objective import Batch, Objective
 
@@ -28,8 +30,28 @@ def _observe(objective, key, batch, step):
     return objective.observe_rows(objective.row_keys(key, batch), batch, step)
 
 
+def by_task(batch: Batch, observation: Observation, name: str = "") -> Iterator[tuple[str, Batch, Observation]]:
+    """(task, its batch, its observation) of a mixture's; of an objective that is none itself, named ""."""
+    if "valid" in batch:
+        yield name, batch, observation
+        return
+    for task, part in batch.items():
+        yield from by_task(part, observation.inputs[task], f"{name}/{task}".strip("/"))
+
+
+def of(task: str) -> str:
+    return f" of the task {task}" if task else ""
+
+
+def rows_of(rows: TrainingRows | TaskRows, task: str) -> TrainingRows:
+    """The training rows of one task, named as `by_task` names it."""
+    for name in task.split("/") if task else ():
+        rows = rows.tasks[name]
+    return rows
+
+
 def lines(tokenizer: Tokenizer, batch: Batch, observation: Observation, row: int, limit: int = 0) -> list[str]:
-    """Row `row` before and after `observe`, a line for each array of token ids and the shape of any other.
+    """Row `row` of one task before and after `observe`, a line for each array of token ids and the shape of any other.
 
     `limit`: characters of text in a line; 0 is all of them.
     """
@@ -53,8 +75,14 @@ def lines(tokenizer: Tokenizer, batch: Batch, observation: Observation, row: int
 def text_of(tokenizer: Tokenizer, values: np.ndarray, name: str) -> str:
     """Token ids as text on one line, special tokens by name; of other arrays what they are."""
     values = np.asarray(values)
-    if name.endswith(("segments", "positions")):
-        return _runs(values) if name.endswith("segments") else f"{values.min()} to {values.max()}"
+    if name.endswith(("segments", "types")):
+        return _runs(values)
+    if name.endswith("positions"):
+        return f"{values.min()} to {values.max()}"
+    if not values.ndim:
+        return f"{values:g}" if values.dtype != bool else str(bool(values))
+    if values.ndim == 1 and values.dtype == bool:
+        return f"{values.sum()} of {len(values)}"
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         return f"{values.dtype}{list(values.shape)}"
     names = {token: f"<{special}>" for special, token in tokenizer.vocabulary.specials}

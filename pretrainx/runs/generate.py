@@ -1,4 +1,4 @@
-"""Text that a run continues a prompt with."""
+"""Text that a run continues a prompt with, or writes for one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrainx.adapt.mixture import Mixture
+from pretrainx.adapt.wrapper import Wrapper
 from pretrainx.core.errors import ConfigError
 from pretrainx.evals import continuation
+from pretrainx.objectives.denoising import Denoising
+from pretrainx.objectives.objective import Objective
+from pretrainx.objectives.prefix_lm import PrefixSeq2Seq
+from pretrainx.objectives.seq2seq import Seq2Seq
 from pretrainx.runs.load import load
 
 
@@ -21,25 +27,60 @@ def generate(
 ) -> tuple[str, str]:
     """(the prompt as the model reads it, what it adds), decoded with a cache of keys and values.
 
+    A decoder goes on with the prompt; an encoder-decoder reads it as its source, and what it writes stands alone ("", text).
     Temperature 0 takes the likeliest token each time. An empty prompt begins where documents begin: after the end of
-    another. ConfigError where the model has no positions for so many tokens.
+    another. ConfigError where the model does not write, or has no positions for so many tokens.
     """
     run = load(workdir, step)
+    if not run.objective.decodes:
+        raise ConfigError(
+            "the run's model does not write text",
+            where=f"{workdir}: config.objective",
+            why=f"{type(run.objective).__name__} recovers hidden tokens from both sides; it cannot go on with a text",
+            do=f"pretrainx eval --workdir={workdir} --evals=fill_in shows what it fills in",
+        )
     end = run.tokenizer.vocabulary.special("eos")
     ids = run.tokenizer.encode_batch([prompt])[0]
-    ids = ids if len(ids) else np.array([end])
-    model = run.config.model
-    longest = model.max_length or run.config.data.length
-    if model.positions == "learned" and len(ids) + max_tokens > longest:
-        raise ConfigError(
-            "the model has no positions for so many tokens",
-            where="--max_tokens",
-            why=f"{len(ids)} tokens of prompt and {max_tokens} new ones, the position table has {longest} rows",
-            do=f"--max_tokens={max(longest - len(ids), 1)}, or a shorter prompt",
-        )
-    found = continuation.generate(
-        run.objective, run.rules, run.params, run.extras, [ids], max_tokens, [temperature], end, seed
+    writer = writer_of(run.objective)
+    write = lambda first, source=None: continuation.generate(
+        run.objective, run.rules, run.params, run.extras, [first], max_tokens, [temperature], end, seed, source
     )[0]
+    if isinstance(writer, Seq2Seq):
+        read = source_of(writer, ids)
+        check_positions(writer, len(read), 0, "--prompt")
+        check_positions(writer, 1, max_tokens, "--max_tokens")
+        source = {"source": read[None], "source_length": np.array([len(read)], np.int32)}
+        return "", run.tokenizer.decode(write(np.array([writer.begin]), source))
+    ids = ids if len(ids) else np.array([end])
+    check_positions(writer, len(ids) + bool(getattr(writer, "mode", "")), max_tokens, "--max_tokens")
     # Together, since a character may begin in the prompt's last token; apart by length of the prompt's text.
     known = run.tokenizer.decode(ids)
-    return known, run.tokenizer.decode(np.concatenate([ids, found]))[len(known) :]
+    return known, run.tokenizer.decode(np.concatenate([ids, write(ids)]))[len(known) :]
+
+
+def check_positions(writer: Objective, given: int, new: int, where: str) -> None:
+    """ConfigError where so many tokens outgrow the model's table of positions."""
+    model, longest = writer.model.config, writer.model.max_length
+    if model.positions == "learned" and given + new > longest:
+        raise ConfigError(
+            "the model has no positions for so many tokens",
+            where=where,
+            why=f"{given} tokens of prompt and {new} new ones, the position table has {longest} rows",
+            do=f"--max_tokens={max(longest - given, 1)}, or a shorter prompt" if new else "a shorter prompt",
+        )
+
+
+def writer_of(objective: Objective) -> Objective:
+    """The objective that `cache` and `decode` come from: inside wrappers, and of a mixture the first task that writes."""
+    while isinstance(objective, Wrapper | Mixture):
+        objective = objective.inner if isinstance(objective, Wrapper) else objective.writer()[1]
+    return objective
+
+
+def source_of(objective: Seq2Seq, ids: np.ndarray) -> np.ndarray:
+    """int32[n]: a text as the encoder is used to read it where nothing is hidden."""
+    special = objective.vocabulary.special
+    mode = getattr(objective, "mode", "")
+    first = [special("bos")] if isinstance(objective, Denoising) else [special(mode)] if mode else []
+    last = [] if isinstance(objective, PrefixSeq2Seq) else [special("eos")]
+    return np.array([*first, *ids, *last], np.int32)

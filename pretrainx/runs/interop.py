@@ -19,12 +19,18 @@ from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.core.json_lines import read_metrics
 from pretrainx.core.readable import quantity
+from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.interop import directory, gguf
 from pretrainx.interop.directory import TOKENIZER, Pretrained, read_json
 from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.encoder import EncoderConfig
+from pretrainx.models.encoder_decoder import EncoderDecoderConfig
+from pretrainx.models.stack import StackConfig
+from pretrainx.objectives import spans
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.objectives.span_corruption import SpanCorruptionConfig
 from pretrainx.runs.load import Run, data_directory, load
 from pretrainx.runs.parts import assemble
 from pretrainx.runs.recipe import Recipe, parse
@@ -36,6 +42,14 @@ from pretrainx.training.writers import Journal
 FACTS = "imported.json"
 # Rows of an imported model's recipe: what fits a workstation, not what the model could see.
 LENGTH, ROWS = 1024, 8
+# Of models without a table of positions: what T5 was trained on.
+RELATIVE_LENGTH = 512
+# What a model is called in the recipe, on its card, and by the hub's list of tasks.
+NAMES = {
+    DecoderConfig: ("decoder", "causal language model", "text-generation"),
+    EncoderConfig: ("encoder", "masked language model", "fill-mask"),
+    EncoderDecoderConfig: ("encoder_decoder", "sequence-to-sequence language model", "text2text-generation"),
+}
 
 
 def import_model(source: str | Path, workdir: str | Path, say: Callable[[str], None] = print) -> None:
@@ -63,7 +77,7 @@ def import_model(source: str | Path, workdir: str | Path, say: Callable[[str], N
         size = tokenizer.vocabulary.size
         model = gguf.read(source, size, reader) if of_gguf else directory.read(source, size)
         _fits(tokenizer.vocabulary, model, source)
-        recipe = parse(_recipe(model, kept.absolute()))
+        recipe = parse(_recipe(model, kept.absolute(), tokenizer.vocabulary))
         _save(recipe, model, tokenizer, workdir, say)
     except BaseException:
         shutil.rmtree(workdir, ignore_errors=True)  # it was empty or not there
@@ -77,17 +91,19 @@ def export_model(
     workdir, target = Path(workdir), Path(target)
     run = load(workdir, step)
     config = run.config.model
-    if not isinstance(config, DecoderConfig) or not isinstance(run.config.objective, AutoregressiveConfig):
+    if isinstance(config, DecoderConfig) and not isinstance(run.config.objective, AutoregressiveConfig):
         raise ConfigError(
-            "only causal language models can be exported",
-            where="config.model, config.objective",
-            why=f"{type(config).__name__}, {type(run.config.objective).__name__}",
-            do="export a run of the objective 'autoregressive' with the model 'decoder'",
+            "a decoder that reads its prefix both ways has no form there",
+            where="config.objective.name",
+            why=f"the objective is {type(run.objective).__name__}, and what loads the model would be causal",
+            do="export a run of the objective 'autoregressive', or of an encoder or encoder-decoder",
         )
     vocabulary = run.tokenizer.vocabulary
     facts = read_json(workdir / FACTS) if (workdir / FACTS).is_file() else {}
     vocab_size = facts.get("vocab_size", vocabulary.predicted)
     special = {name: token for name, token in vocabulary.specials if token < vocabulary.predicted}
+    if isinstance(config, EncoderDecoderConfig):
+        special["decoder_start"] = getattr(run.objective, "begin", vocabulary.special("pad"))
     directory.write(
         target,
         config,
@@ -101,9 +117,8 @@ def export_model(
         card=_card(run, facts, vocab_size),
     )
     count = sum(leaf.size for _, leaf in paths.leaves(run.params))
-    say(
-        f"{target}: {directory.fitting(config).ARCHITECTURE}, {quantity(count)} parameters, step {run.step} of {workdir}"
-    )
+    architecture = directory.fitting(config).architecture(config)
+    say(f"{target}: {architecture}, {quantity(count)} parameters, step {run.step} of {workdir}")
 
 
 def _tokenizer_json(source: Path) -> str:
@@ -128,19 +143,38 @@ def _fits(vocabulary: Vocabulary, model: Pretrained, source: Path) -> None:
         )
 
 
-def _recipe(model: Pretrained, tokenizer: Path) -> dict[str, Any]:
+def _recipe(model: Pretrained, tokenizer: Path, vocabulary: Vocabulary) -> dict[str, Any]:
     """A recipe to train the model further: small rows and batches, the standard library's text until data are named."""
     # Narrower ones do not train: float16 lacks range, and in bfloat16 a step of 1e-4 is lost on weights above 1/32.
     params = "float64" if model.facts["dtype"] == "float64" else "float32"
-    length = min(model.config.max_length, LENGTH)
+    length, objective = min(model.config.max_length or RELATIVE_LENGTH, LENGTH), _objective(model.config)
+    while objective["name"] == "span_corruption" and 0 < len(vocabulary.sentinels) < _spans(length):
+        length //= 2
     return {
-        "objective": {"name": "autoregressive"},
-        "model": {"name": "decoder", **strict.as_dict(model.config)},
+        "objective": objective,
+        "model": {"name": NAMES[type(model.config)][0], **strict.as_dict(model.config)},
         "data": {"name": "text", "source": "stdlib", "tokenizer": str(tokenizer), "length": length},
         "schedule": {"name": "cosine", "peak": 1e-4},
         "precision": {"params": params, "compute": params},
         "train": {"steps": 1000, "batch_size": ROWS},
     }
+
+
+def _objective(config: StackConfig) -> dict[str, Any]:
+    """What a model of this form was trained to do."""
+    if isinstance(config, EncoderConfig):
+        pair = config.pooler and config.head != "none" and config.types >= 2
+        return {"name": "masked_lm", "next_sentence": pair}
+    if isinstance(config, EncoderDecoderConfig):
+        return {"name": "span_corruption" if config.positions == "relative" else "denoising"}
+    return {"name": "autoregressive"}
+
+
+def _spans(length: int) -> int:
+    """How many sentinels sources of `length` tokens need."""
+    habits = SpanCorruptionConfig()
+    raw = spans.raw_length(length, habits.density, habits.mean_span)
+    return spans.lengths_of(raw, habits.density, habits.mean_span).spans if raw else 0
 
 
 def _save(recipe: Recipe, model: Pretrained, tokenizer: Tokenizer, workdir: Path, say: Callable[[str], None]) -> None:
@@ -162,6 +196,10 @@ def _save(recipe: Recipe, model: Pretrained, tokenizer: Tokenizer, workdir: Path
         (workdir / name).write_text(json.dumps(content, indent=2) + "\n")
     count = parts.found.parameters(model.vocab_size)
     say(f"{workdir}: {model.facts['model_type']} from {model.facts['source']}, {quantity(count)} parameters, step 0")
+    if left_out := model.facts["left_out"]:
+        say(f"left out, since nothing in this model reads it: {', '.join(left_out)}")
+    if isinstance(recipe.model, EncoderConfig) and recipe.model.head == "none":
+        say("the model has no head: it gives features; to train it on, add one (config.model.head)")
     if vocabulary.predicted < model.vocab_size:
         say(
             f"the table has {model.vocab_size} rows, the tokenizer {vocabulary.predicted} ids: the others are kept, "
@@ -186,17 +224,23 @@ def _card(run: Run, facts: dict[str, Any], vocab_size: int) -> str:
         for name, value in record.items()
         if name.startswith("eval/") and isinstance(value, (int, float))
     }
-    tokens = run.step * recipe.train.batch_size * recipe.data.length
+    tokens = round(run.step * recipe.train.batch_size * tokens_of(run.objective.reads))
+    _, kind, task = NAMES[type(config)]
+    if isinstance(config, EncoderConfig) and config.head == "none":
+        kind, task = "text encoder without a head", "feature-extraction"
+    layers = f"{config.depth} layers"
+    if isinstance(config, EncoderDecoderConfig):
+        layers = f"{config.depth} layers in the encoder and {config.target_depth} in the decoder"
     start = facts.get("source", "") or (Path(recipe.init_from).name if recipe.init_from else "")
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {task}",
         "---",
         "",
         f"# {run.workdir.name}",
         "",
-        f"A causal language model: {config.depth} layers, width {config.width}, {config.heads} heads, vocabulary {vocab_size}, "
+        f"A {kind}: {layers}, width {config.width}, {config.heads} heads, vocabulary {vocab_size}, "
         f"rows of up to {config.max_length or recipe.data.length} tokens.",
         "",
         f"- trained with pretrainx {__version__}, step {run.step} of {recipe.train.steps}, {tokens:,} tokens"

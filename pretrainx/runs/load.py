@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import numpy as np
 
 from pretrainx.core import paths, random
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
+from pretrainx.core.records import TextRows
+from pretrainx.data.fields import Marks, begins_word, ends_sentence
 from pretrainx.data.loader import place
 from pretrainx.data.prepared import TOKENIZER
 from pretrainx.data.tokenizer import Tokenizer
@@ -21,7 +25,7 @@ from pretrainx.evals.held_out import score
 from pretrainx.objectives.objective import Objective
 from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.parallel.rules import Rules
-from pretrainx.runs.parts import Parts, assemble, lay_out
+from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.training import state as states
 from pretrainx.training.restore import FormatError, read_leaves, read_meta, steps_in
@@ -60,20 +64,12 @@ class Run:
     def loss(self, batch: dict[str, Any], seed: int = 0) -> dict[str, float]:
         """{term: weighted mean, "loss": their sum with coefficients} without dropout; masks and noise are drawn from `seed`.
 
-        `batch` has the fields that training rows have ({"tokens": int[B, T + 1]} for language models); "valid" may be
-        left out, and is then True for every row. ConfigError where another field is missing.
+        `batch` has the fields that training rows have ({"tokens": int[B, T + 1]} for causal models, {task: fields} for a
+        mixture). Those that follow from the others may be left out: "valid" (every row), "length" (without padding), "segments"
+        (what is not padding is one document), "words" and "sentences" (of the tokens); see `following`. ConfigError where
+        another is missing.
         """
-        spec = self.objective.batch_spec(1)
-        if missing := sorted(spec.keys() - batch.keys() - {"valid"}):
-            raise ConfigError(
-                "a batch lacks what the objective reads",
-                where=", ".join(f"batch[{name!r}]" for name in missing),
-                why=f"it has {', '.join(sorted(batch)) or 'nothing'}; {type(self.objective).__name__} reads "
-                + ", ".join(sorted(spec)),
-                do="give every field; run.outputs takes partial inputs",
-            )
-        rows = len(next(iter(batch.values())))
-        batch = self._placed({"valid": np.ones(rows, bool)} | batch)
+        batch = self._placed(self._completed(batch, self.objective.reads))
         key = random.stream(seed, random.EVALUATE, 0)
         totals, weights, _ = jax.device_get(
             score(self.objective, self.rules, self.params, self.extras, batch, key, np.int32(self.step))
@@ -81,9 +77,43 @@ class Run:
         terms = {name: float(total / weights[name]) if weights[name] > 0 else 0.0 for name, total in totals.items()}
         return terms | {"loss": float(sum(term.at(self.step) * terms[term.name] for term in self.objective.terms))}
 
+    def _completed(self, batch: dict[str, Any], reads: Any) -> dict[str, Any]:
+        """The batch with what follows from its tokens."""
+        if not isinstance(reads, TextRows):
+            return {name: self._completed(batch.get(name, {}), of_task) for name, _, of_task in reads}
+        batch = {name: np.asarray(value) for name, value in batch.items()}
+        if "tokens" in batch:
+            makers = following(batch["tokens"], self.tokenizer)
+            batch = {name: make() for name, make in makers.items() if name in ("valid", *reads.fields)} | batch
+        if missing := sorted({"tokens", *reads.fields} - batch.keys()):
+            raise ConfigError(
+                "a batch lacks what the objective reads",
+                where=", ".join(f"batch[{name!r}]" for name in missing),
+                why=f"it has {', '.join(sorted(batch)) or 'nothing'}; {type(self.objective).__name__} reads "
+                + ", ".join(sorted(reads.spec(1))),
+                do="give every field; run.outputs takes partial inputs",
+            )
+        return batch
+
     def _placed(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        arrays = {name: np.asarray(value) for name, value in batch.items()}
-        return place(arrays, {name: self.rules.rows(array.shape) for name, array in arrays.items()})
+        arrays = jax.tree.map(np.asarray, batch)
+        return place(arrays, jax.tree.map(lambda array: self.rules.rows(array.shape), arrays))
+
+
+def following(tokens: np.ndarray, tokenizer: Tokenizer) -> dict[str, Callable[[], np.ndarray]]:
+    """{field: what makes it} of rows int[B, T] that each begin and end with a document, padding behind it."""
+    pad, end = tokenizer.vocabulary.special("pad"), tokenizer.end
+    marks = lambda: Marks(pad, end, tokenizer.word_starts, tokenizer.sentence_ends)
+    before = np.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=end)
+    after = np.pad(tokens[:, 1:], ((0, 0), (0, 1)), constant_values=end)
+    real = tokens != pad
+    return {
+        "valid": lambda: np.ones(len(tokens), bool),
+        "length": lambda: np.where(real, np.arange(1, tokens.shape[1] + 1), 0).max(1).astype(np.int32),
+        "segments": lambda: real.astype(np.int32),
+        "words": lambda: begins_word(tokens, before, marks()) & real,
+        "sentences": lambda: ends_sentence(tokens, before, after, marks()) & real,
+    }
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -156,7 +186,7 @@ def read_tokenizer(recipe: Recipe, workdir: Path, meta: dict) -> Tokenizer:
             why="no such file",
             do="copy the run with its data directory, or restore config.data.cache",
         )
-    tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(path, recipe.data.specials, recipe.data.sentinels)
     if tokenizer.digest != meta["data"]["tokenizer"]:
         raise DataError(
             "the tokenizer is not the one that the run was trained with",
@@ -174,11 +204,8 @@ def rebuild(recipe: Recipe, vocabulary) -> tuple[Recipe, Parts]:
     """
     spread = dataclasses.replace(recipe, mesh=MeshConfig(data=1, fsdp=-1))
     for candidate in (recipe, spread):
-        try:
-            lay_out(candidate)
-        except ConfigError:
-            continue
-        return candidate, assemble(candidate, vocabulary)
+        with contextlib.suppress(ConfigError):
+            return candidate, assemble(candidate, vocabulary)
     one = dataclasses.replace(recipe, mesh=MeshConfig())
     return one, assemble(one, vocabulary, jax.devices()[:1])
 

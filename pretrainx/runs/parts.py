@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
+from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives.objective import Objective
 from pretrainx.optim.optimizer import Optimizer
@@ -29,6 +31,11 @@ class Parts:
     def rules(self) -> Rules:
         return self.options.rules
 
+    @property
+    def tokens_per_row(self) -> float:
+        """Tokens that a row of the batch brings; where tasks read rows of different widths, the mean."""
+        return tokens_of(self.objective.reads)
+
 
 def lay_out(recipe: Recipe, devices=None) -> tuple[Rules, int]:
     """(rules, rows per device and microbatch) over `devices` (default: all). ConfigError where mesh or batch do not fit."""
@@ -51,8 +58,27 @@ def assemble(recipe: Recipe, vocabulary: Vocabulary, devices=None) -> Parts:
         recipe.model, vocabulary, recipe.data.length, recipe.precision, recipe.data.segmented
     )
     rules, rows_per_device = lay_out(recipe, devices)
+    check_tasks(objective, recipe, rules.batch_ways())
     options = Options(rules, recipe.seed, recipe.train.microbatches, recipe.ema.decay, recipe.guard)
     found = states.layout(objective, recipe.train.batch_size)
     schedule = recipe.schedule.over(recipe.train.steps)
     optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes)
     return Parts(objective, optimizer, options, found, rows_per_device)
+
+
+def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:
+    """ConfigError where the rows of one task of several do not divide over devices and microbatches."""
+    evaluated = recipe.evals.batch_size or recipe.train.batch_size
+    for key, rows, unit in (
+        ("train.batch_size", recipe.train.batch_size, ways * recipe.train.microbatches),
+        ("evals.batch_size", evaluated, ways),
+    ):
+        for path, leaf in paths.leaves(objective.batch_spec(rows)):
+            task, _, field = path.rpartition("/")
+            if task and field == "valid" and leaf.shape[0] % unit:
+                raise ConfigError(
+                    f"the rows of the task {task!r} do not divide over the mesh",
+                    where=f"config.{key}",
+                    why=f"{leaf.shape[0]} of {rows} rows over {unit} pieces (data x fsdp ways and microbatches)",
+                    do="a larger batch, or a smaller config.mesh or config.train.microbatches",
+                )

@@ -6,12 +6,19 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from pretrainx.adapt.mixture_of_denoisers import MixtureOfDenoisersConfig
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
 from pretrainx.data.text import MixtureConfig, TextConfig
 from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.encoder import EncoderConfig
+from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.objectives.denoising import DenoisingConfig
+from pretrainx.objectives.masked_lm import MaskedLmConfig
+from pretrainx.objectives.prefix_lm import PrefixLmConfig
+from pretrainx.objectives.span_corruption import SpanCorruptionConfig
 from pretrainx.optim.optimizer import OPTIMIZERS
 from pretrainx.optim.schedules import SCHEDULES
 from pretrainx.parallel.distributed import DistributedConfig
@@ -22,8 +29,15 @@ from pretrainx.training.tensorboard import WritersConfig
 from pretrainx.training.watchdog import WatchdogConfig
 
 # A new objective, model or data set is one file and one line here.
-OBJECTIVES = {"autoregressive": AutoregressiveConfig}
-MODELS = {"decoder": DecoderConfig}
+OBJECTIVES = {
+    "autoregressive": AutoregressiveConfig,
+    "masked_lm": MaskedLmConfig,
+    "span_corruption": SpanCorruptionConfig,
+    "denoising": DenoisingConfig,
+    "prefix_lm": PrefixLmConfig,
+    "mixture_of_denoisers": MixtureOfDenoisersConfig,
+}
+MODELS = {"decoder": DecoderConfig, "encoder": EncoderConfig, "encoder_decoder": EncoderDecoderConfig}
 DATA = {"text": TextConfig, "mixture": MixtureConfig}
 
 
@@ -47,9 +61,15 @@ class EmaConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Continuations of prompts, written to samples/ at each evaluation. No prompts, no samples."""
+    """Text to look at, written to samples/ at each evaluation.
+
+    Attributes:
+      prompts: what causal decoders continue, greedily and drawn at `temperature`. No prompts, no samples.
+      rows: in so many held-out rows the other models fill in what was hidden from them; 0: none.
+    """
 
     prompts: tuple[str, ...] = ()
+    rows: int = field(default=3, metadata={"min": 0})
     temperature: float = field(default=0.8, metadata={"above": 0})
 
 
@@ -58,7 +78,8 @@ class EvalConfig:
     """Attributes:
     tokens: evaluate on the first so many held-out tokens; 0 on all.
     batch_size: rows of an evaluation batch; 0 takes the training batch's.
-    trigram: also report an interpolated trigram model's loss on the same tokens, fitted once on the training split.
+    trigram: also report an interpolated trigram model's loss on the same tokens, fitted once on the training split; for causal
+      decoders only.
     samples: text to look at.
     """
 

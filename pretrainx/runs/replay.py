@@ -17,6 +17,7 @@ from pretrainx.core.json_lines import read, read_metrics
 from pretrainx.data.loader import place
 from pretrainx.data.prepared import PreparedText
 from pretrainx.data.rows import TrainingRows
+from pretrainx.data.tasks import TaskRows
 from pretrainx.data.text import prepare
 from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.runs import examples
@@ -44,14 +45,14 @@ class Replay:
     recipe: Recipe
     parts: Parts
     text: PreparedText
-    rows: TrainingRows
+    rows: TrainingRows | TaskRows
     restored: Restored
     logged: dict
     moved: str
 
     def batch(self, step: int) -> dict[str, jax.Array]:
         batch = self.rows.batch(step)
-        return place(batch, {name: self.parts.rules.rows(values.shape) for name, values in batch.items()})
+        return place(batch, jax.tree.map(lambda values: self.parts.rules.rows(values.shape), batch))
 
 
 def replay(workdir: str | Path, step: int, rows: int = 4, forward: int = 20, say: Callable[[str], None] = print) -> int:
@@ -75,15 +76,9 @@ def replay(workdir: str | Path, step: int, rows: int = 4, forward: int = 20, say
     _verdict(made, step, at, loss, say)
     host = made.rows.batch(step)
     observation = examples.observed(made.parts.objective, made.recipe.seed, step, host)
-    weights = {name: _per_row(values) for name, values in observation.weights.items()}
-    scored = {name: _mean(losses[name], weights[name]) for name in losses if name in weights}
-    order = np.argsort(-sum(scored.values()), kind="stable") if scored else np.arange(made.recipe.train.batch_size)
-    say(f"loss per row, largest first (parameters of step {at}):")
-    for place_, row in enumerate(order):
-        terms = ", ".join(f"{name} {values[row]:.4f}" for name, values in scored.items())
-        say(f"  row {row:>4} | corpus row {made.rows.numbers(step)[row]:>8} | {terms}")
-        for line in examples.lines(made.text.tokenizer, host, observation, row) if place_ < rows else ():
-            say(f"       {line}")
+    for task, batch, seen in examples.by_task(host, observation):
+        say(f"loss per row{examples.of(task)}, largest first (parameters of step {at}):")
+        _show_rows(made, step, task, batch, seen, losses, rows, say)
     if other:
         raise DataError(
             "the batch is not the one that the run logged",
@@ -92,6 +87,20 @@ def replay(workdir: str | Path, step: int, rows: int = 4, forward: int = 20, say
             do="replay with the data, seed, batch size and length of that time (events.jsonl has the changes)",
         )
     return 0
+
+
+def _show_rows(made: Replay, step: int, task: str, batch, observation, losses: dict, rows: int, say: Callable) -> None:
+    """A line for each row of a task, the largest loss first; of the first `rows` also what they are."""
+    weights = {name: _per_row(values) for name, values in observation.weights.items()}
+    sums = {name: losses[f"{task}/{name}".strip("/")] for name in weights if f"{task}/{name}".strip("/") in losses}
+    scored = {name: _mean(values, weights[name]) for name, values in sums.items()}
+    order = np.argsort(-sum(scored.values()), kind="stable") if scored else np.arange(len(batch["valid"]))
+    numbers = examples.rows_of(made.rows, task).numbers(step)
+    for place_, row in enumerate(order):
+        terms = ", ".join(f"{name} {values[row]:.4f}" for name, values in scored.items())
+        say(f"  row {row:>4} | corpus row {numbers[row]:>8} | {terms}")
+        for line in examples.lines(made.text.tokenizer, batch, observation, row) if place_ < rows else ():
+            say(f"       {line}")
 
 
 def open_run(workdir: Path, step: int, say: Callable[[str], None]) -> Replay:
@@ -106,8 +115,8 @@ def open_run(workdir: Path, step: int, say: Callable[[str], None]) -> Replay:
             do="copy the run with its data directory, or restore config.data.cache",
         )
     text = prepare(recipe.data, directory, say)
-    rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
     mesh, (recipe, parts) = recipe.mesh, rebuild(recipe, text.vocabulary)
+    rows = text.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
     restored = _restore(workdir / "checkpoints", step, parts, say)
     lines = [record for record in read_metrics(workdir / "metrics.jsonl") if record["step"] == step + 1]
     starts = [

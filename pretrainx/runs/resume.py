@@ -38,7 +38,11 @@ RULES = (
     Rule(r"data\..*", REFUSE, "it decides which tokens a step reads"),
     Rule(r"train\.grad_clip", WARN, "updates are scaled otherwise from here on"),
     Rule(r"train\..*", SAFE, "the length of the run, or when it is looked at"),
-    Rule(r"model\.(remat|unroll|attention)|objective\.loss_chunks", SAFE, "the same mathematics, computed otherwise"),
+    Rule(
+        r"model\.(remat|unroll|attention)|objective\.(loss_chunks|gather)",
+        SAFE,
+        "the same mathematics, computed otherwise",
+    ),
     Rule(r"model\.dropout", WARN, "the model is regularised otherwise from here on"),
     Rule(r"(model|adapt)\..*", REFUSE, "the parameters were trained as another model's"),
     Rule(r"objective\..*", REFUSE, "the parameters were trained for another loss"),
@@ -54,9 +58,10 @@ RULES = (
     Rule(r".*", WARN, "nothing is known of this key"),
 )
 
-# Parts of the data's fingerprint that are keys of the config, and one that follows from such a key.
+# Parts of the data's fingerprint that are keys of the config, and one that follows from such a key; a mixture of tasks has
+# them for each.
 _CONFIGURED = {"seed": "seed", "batch_size": "train.batch_size", "length": "data.length"}
-_ROWS = re.compile(r"sources\[\d+\]\.rows")
+_ROWS = re.compile(r"(.*\.)?sources\[\d+\]\.rows")
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,10 @@ def changes(meta: dict, recipe: Recipe, fingerprint: dict | None) -> list[Change
         found.append(Change(key, f"config.{key}", old, new, rule.kind, rule.why))
     known = {change.key for change in found}
     for path, old, new in of_data:
-        if _CONFIGURED.get(path) in known or _ROWS.fullmatch(path) and "data.length" in known:
+        configured = _CONFIGURED.get("" if "sources" in path else path.rpartition(".")[2])
+        if configured in known or _ROWS.fullmatch(path) and "data.length" in known:
             continue
-        key = _CONFIGURED.get(path, "data")
+        key = configured or "data"
         found.append(Change(key, f"data, {path}", old, new, REFUSE, "the steps to come would read other data"))
     return sorted(found, key=lambda change: (REFUSE, WARN, SAFE).index(change.kind))
 

@@ -68,12 +68,12 @@ def train(
 
         text = prepared(recipe, data_directory(recipe, workdir), say)
         keep_freed_memory()  # not before: the tokenizer's threads would queue for the one arena
-        rows = text.training_rows(recipe.data.length, recipe.train.batch_size, recipe.seed)
         parts = assemble(recipe, text.vocabulary)
+        rows = text.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
         introduce(recipe, parts, text, workdir, say)
         for line in states.fallbacks(parts.found, parts.rules):
             tell("warning", text=line)
-        fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, recipe.data.length)
+        fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
         checkpoints = Checkpoints(workdir / "checkpoints", recipe.checkpoint.keep, tell)
         like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
         try:
@@ -102,7 +102,7 @@ def train(
 
         wall = lambda: past + time.time() - began
         spec = parts.objective.batch_spec(recipe.train.batch_size)
-        shardings = {name: parts.rules.rows(leaf.shape) for name, leaf in spec.items()}
+        shardings = jax.tree.map(lambda leaf: parts.rules.rows(leaf.shape), spec)
         flops = parts.objective.flops_per_row()
         peaks = distributed.exchange("peak", peak_flops(jax.local_devices(), recipe.precision.compute))
         evaluation = Evaluation(recipe, parts, text, workdir)
@@ -120,7 +120,7 @@ def train(
             journal=journal,
             workdir=workdir,
             facts=lambda: {"config": strict.as_dict(recipe), "data": fingerprint, "wall": wall()},
-            units_per_step=recipe.train.batch_size * recipe.data.length,
+            units_per_step=recipe.train.batch_size * parts.tokens_per_row,
             unit="tok",
             flops_per_step=flops and flops * recipe.train.batch_size,
             peak=None if None in peaks else sum(peaks),
@@ -245,7 +245,7 @@ def write_facts(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path,
 def introduce(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, say: Callable) -> None:
     """The block that a run starts with."""
     mesh = {axis: size for axis, size in parts.rules.mesh.shape.items() if size > 1} or "one device"
-    tokens = recipe.train.batch_size * recipe.data.length
+    tokens = round(recipe.train.batch_size * parts.tokens_per_row)
     total, stored = tokens * recipe.train.steps, text.meta["splits"]["train"]["tokens"]
     count = parts.found.parameters(text.vocabulary.predicted)
     say(f"pretrainx {__version__} | {jax.device_count()} x {jax.devices()[0].device_kind} | mesh {mesh} | {workdir}")
@@ -258,7 +258,7 @@ def introduce(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, s
         f"{total / count:.1f} tokens per parameter"
     )
     if len(text.names) > 1:
-        read = text.epochs(recipe.train.batch_size * recipe.train.steps, recipe.data.length)
+        read = text.epochs(recipe.train.batch_size * recipe.train.steps, parts.objective.reads)
         say("epochs of each part: " + ", ".join(f"{name} {epochs:.2f}" for name, epochs in read.items()))
 
 

@@ -1,4 +1,4 @@
-"""The objectives under contract: every registered one and the toys, all on the shipped scanned, rematerialised decoder."""
+"""The objectives under contract: every registered one and the toys, all on the shipped scanned, rematerialised models."""
 
 import functools
 from dataclasses import dataclass, replace
@@ -6,12 +6,20 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
+from pretrainx.adapt.mixture import Mixture
+from pretrainx.adapt.mixture_of_denoisers import Denoiser, MixtureOfDenoisersConfig
 from pretrainx.core import paths
 from pretrainx.core.schedule import WarmupCosine
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import Decoder, DecoderConfig
+from pretrainx.models.encoder import EncoderConfig
+from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.objectives.denoising import DenoisingConfig
+from pretrainx.objectives.masked_lm import MaskedLmConfig
+from pretrainx.objectives.prefix_lm import PrefixLmConfig
+from pretrainx.objectives.span_corruption import SpanCorruptionConfig
 from pretrainx.optim.optimizer import AdamWConfig, Optimizer
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
@@ -24,7 +32,6 @@ from toys.codebook import Codebook
 from toys.ewc import Ewc
 from toys.guest import Guest, bigram
 from toys.lora import Lora
-from toys.mixture import Mixture
 from toys.moco import Moco
 from toys.prompt import Prompt
 
@@ -48,6 +55,57 @@ LLAMA = replace(
 )
 
 
+# Marks before the ids of text, sentinels behind them.
+MARKED = Vocabulary(
+    50,
+    (("pad", 0), ("eos", 1), ("mask", 2), ("bos", 3), ("cls", 4), ("sep", 5), ("regular", 6), ("sequential", 7)),
+    sentinels=(49, 48, 47, 46),
+)
+FIRST, LAST = 8, 46  # ids of text
+SHARED = {"width": 32, "depth": 2, "heads": 4, "dropout": 0.1, "vocab_multiple": 16}
+BERT = EncoderConfig(**SHARED, types=2, pooler=True)
+# A modern encoder: norms first, rotary, gated, no tables but the tokens'.
+MODERN = EncoderConfig(
+    **SHARED,
+    remat="weight_dots",
+    positions="rotary",
+    norm_first=True,
+    norm="rms",
+    activation="silu",
+    gated=True,
+    bias=False,
+    kv_heads=2,
+    embedding_norm=False,
+    head="linear",
+    tied=False,
+)
+T5 = EncoderDecoderConfig(
+    **{**SHARED, "depth": 1},
+    positions="relative",
+    buckets=8,
+    bucket_distance=16,
+    norm_first=True,
+    norm="rms",
+    activation="gelu_tanh",
+    gated=True,
+    bias=False,
+    tied=False,
+    scaled_attention=False,
+    initial="fan_in",
+    embedding_norm=False,
+)
+BART = EncoderDecoderConfig(**{**SHARED, "depth": 1}, remat="full", position_offset=2)
+TWO_DENOISERS = (
+    Denoiser("regular", 0.5, mode="regular"),
+    Denoiser("sequential", 0.5, "prefix", mode="sequential"),
+)
+
+
+def built(config, model, segmented=False, length=LENGTH):
+    """The objective as a run makes it from the two sections of a config."""
+    return config.build(model, MARKED, length, Precision("float64", "float64"), segmented)
+
+
 def text(kind, config=CONFIG, **extra):
     model = Decoder(config, VOCABULARY.size, 2 * LENGTH, Precision("float64", "float64"))
     return kind(model, VOCABULARY, LENGTH, **extra)
@@ -56,6 +114,16 @@ def text(kind, config=CONFIG, **extra):
 CASES = {
     "autoregressive": lambda: text(Autoregressive),
     "autoregressive, llama packed": lambda: text(Autoregressive, LLAMA, segmented=True),
+    "masked_lm": lambda: built(
+        MaskedLmConfig(selection="exact", next_sentence=True, gather=False, short_fraction=0.3), BERT, length=16
+    ),
+    "masked_lm, modern gathered": lambda: built(
+        MaskedLmConfig(mask_fraction=0.3, whole_word=True, special_tokens=False), MODERN, segmented=True
+    ),
+    "span_corruption": lambda: built(SpanCorruptionConfig(), T5),
+    "denoising": lambda: built(DenoisingConfig(), BART),
+    "prefix_lm": lambda: built(PrefixLmConfig(), CONFIG),
+    "mixture_of_denoisers": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), T5),
     "moco": lambda: text(Moco),
     "clip": lambda: text(Clip),
     "coca": lambda: text(Coca),
@@ -81,14 +149,21 @@ def make_batch(objective, rows=ROWS, seed=0):
         if "valid" not in spec:
             return {name: fill(part) for name, part in spec.items()}
         count, width = spec["tokens"].shape
-        tokens = rng.integers(2, VOCABULARY.size, (count, width))
-        for row in range(count):
-            tokens[row, rng.integers(width // 2, width + 1) :] = 0
+        lengths = rng.integers(width // 2, width + 1, count)
+        real = np.arange(width) < lengths[:, None]
+        tokens = np.where(real, rng.integers(FIRST, LAST, (count, width)), 0)
         fields = {"tokens": np.asarray(tokens, np.int32), "valid": np.arange(count) != 2}
         if "segments" in spec:  # two documents a row, then padding
             segments = 1 + (np.arange(width) >= rng.integers(2, width // 2, (count, 1)))
-            fields["segments"] = np.where(tokens > 0, segments, 0).astype(np.int32)
-        return fields
+            fields["segments"] = np.where(real, segments, 0).astype(np.int32)
+        if "length" in spec:
+            fields["length"] = lengths.astype(np.int32)
+        for name, often in (("words", 0.6), ("sentences", 0.2)):
+            if name in spec:
+                fields[name] = real & (rng.random((count, width)) < often)
+        if "other" in spec:
+            fields["other"] = np.roll(fields["tokens"], 1, 0)
+        return {name: fields[name] for name in spec}
 
     return fill(objective.batch_spec(rows))
 

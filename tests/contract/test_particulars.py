@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from contract.cases import CONFIG, ROWS, STEPS, bits, make_batch, prepare, text, trace
+from pretrainx.adapt.mixture import Mixture
 from pretrainx.core import paths, random
+from pretrainx.core.errors import ConfigError
 from pretrainx.core.schedule import Ramp, WarmupCosine
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import Decoder, DecoderConfig
@@ -24,7 +26,6 @@ from toys.clip import Clip
 from toys.ewc import Ewc
 from toys.line import Line
 from toys.lora import Lora
-from toys.mixture import Mixture
 from toys.moco import Moco
 from toys.prompt import Prompt
 from toys.small import Small, batch
@@ -205,8 +206,9 @@ def test_a_shared_leaf_gets_both_gradients():
 def test_shapes_of_shared_leaves_must_agree():
     narrow = replace(CONFIG, width=16)
     pair = Mixture((("lm", text(Autoregressive), 0.5), ("moco", text(Moco, narrow), 0.5)))
-    with pytest.raises(ValueError, match="the tasks' parameters .* differ in shape"):
+    with pytest.raises(ConfigError, match="two tasks share a parameter that has two shapes") as caught:
         states.layout(pair, ROWS)
+    assert caught.value.where and "[16]" in caught.value.why and "[32]" in caught.value.why
 
 
 def test_prompt_starts_as_rows_of_the_restored_vocabulary():

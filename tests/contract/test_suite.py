@@ -37,7 +37,7 @@ def test_spec(case):
     def observed(rows):
         part = jax.tree.map(lambda x: x[: int(len(x) * rows / ROWS)], batch)
         keys = objective.row_keys(random.stream(0, random.OBSERVE, 5), part)
-        return objective.observe_rows(keys, part, 5)
+        return jax.jit(objective.observe_rows)(keys, part, 5)
 
     whole, few = observed(ROWS), observed(4)
     cut = jax.tree.map(lambda x, y: x[: len(y)], whole, few)
@@ -78,12 +78,13 @@ def test_invalid_rows(case):
     def after(garbage):
         batch = make_batch(run.objective)
         for part in [batch] if "valid" in batch else batch.values():
-            part["tokens"][2] = garbage
+            for name in {"tokens", "other"} & part.keys():
+                part[name][2] = garbage(part[name].shape[1])
         state = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), reference.states[0], run.state)
         state, metrics = run.step(state, run.place(batch))
         return host(state), host(metrics)
 
-    (one, seen), (other, also) = after(7), after(np.arange(13) + 20)
+    (one, seen), (other, also) = after(lambda width: 9), after(lambda width: np.arange(width) + 20)
     assert seen["loss"] == also["loss"]
     for field in ("params", "opt_state", "extras", "ema"):
         if field == INVALID_MAY_CHANGE.get(case):
@@ -128,7 +129,8 @@ def assert_sharded(run):
     mesh = run.options.rules.mesh
     ways = mesh.shape["fsdp"] * mesh.shape["tensor"]
     kernels = dict(paths.leaves(run.state.full_params()))
-    kernel = kernels.get("layers/mlp/up/kernel", kernels.get("out/kernel"))
+    names = ("layers/mlp/up/kernel", "encoder/layers/mlp/up/kernel", "out/kernel")
+    kernel = next(kernels[name] for name in names if name in kernels)
     assert tuple(kernel.sharding.spec)[-2:] == ("fsdp", "tensor")
     leaves = jax.tree.leaves((run.state.full_params(), run.state.opt_state))
     total = sum(leaf.nbytes for leaf in leaves)

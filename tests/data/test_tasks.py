@@ -105,8 +105,10 @@ def test_nested_batches_are_made_ahead_and_placed(text):
 
 def test_a_fingerprint_tells_tasks_and_fields_apart(text):
     fingerprint = text.fingerprint(0, 8, TASKS)
-    assert json.loads(json.dumps(fingerprint)) == fingerprint and set(fingerprint) == {"spans", "prefix", "masked"}
-    assert fingerprint["spans"]["batch_size"] == 4 and fingerprint["spans"]["seed"] != fingerprint["masked"]["seed"]
+    assert json.loads(json.dumps(fingerprint)) == fingerprint and fingerprint["tokenizer"] == text.meta["tokenizer"]
+    tasks = fingerprint["tasks"]
+    assert set(tasks) == {"spans", "prefix", "masked"}
+    assert tasks["spans"]["batch_size"] == 4 and tasks["spans"]["seed"] != tasks["masked"]["seed"]
     plain = text.fingerprint(0, 4, TextRows(12))
     assert plain["packing"] == "rows-end-to-end/1" and plain["overlap"] == 0
     assert text.fingerprint(0, 4, TextRows(12, 0, ("words",)))["transforms"] == [*plain["transforms"], "words/1"]

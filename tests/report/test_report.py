@@ -120,6 +120,27 @@ def test_curves_samples_events_and_config(single):
     assert "learning_rate" in single and "0.0003" in single
 
 
+def test_evaluations_and_accuracy_where_there_are_some(runs, single, tmp_path):
+    """A column for each step, a figure that a step lacks is a dash; names are escaped."""
+    assert "Evaluations" not in single
+    run = make(tmp_path / "run", steps=10)
+    evals = [{"step": 5, "eval/held_out/loss": 2.5}, {"step": 9, "eval/choices/pmi": 0.75, "eval/<b>": "nan"}]
+    lines(run / "evals.jsonl", [*evals, {"step": 9, "eval/choices/pmi": 0.5}])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 10, "eval/held_out/metric/accuracy": 0.25}) + "\n")
+    text = write(tmp_path / "page.html", [run]).read_text()
+    table = text[text.index("<h2>Evaluations") : text.index("<h2>Samples")]
+    cells = [part.split("</td>")[0] for part in table.split("<td>")[1:]]
+    assert [cells[row + 1 : row + 3] for row in (0, 3, 6)] == [
+        ["2.5", "&ndash;"],
+        ["&ndash;", "0.5"],
+        ["&ndash;", "nan"],
+    ]
+    assert "step 5" in table and "step 9" in table and "&lt;b&gt;" in table
+    labels = [value for name, value in Page(text).attributes if name == "aria-label"]
+    assert "Accuracy, held out (%)" in labels and 'aria-label="Accuracy' not in single
+
+
 def test_several_runs_show_what_differs(runs, tmp_path):
     text = write(tmp_path / "both.html", runs).read_text()
     page = Page(text)
