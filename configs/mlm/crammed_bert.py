@@ -5,7 +5,8 @@
 Pre-LN, gated GELU, no biases, scaled sinusoids, no dropout, rows of 128 tokens without marks, a quarter of the tokens
 recovered, only these read by the head, one cycle of the rate up and down. `:smoke` is 20 steps of a tiny one on the standard
 library. Hardware: one GPU with 48 GB for a day, or two hours on a node of eight.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 5.5365, 5.2260, 4.4247, 4.0869, 3.8806; the last ten average 4.0288, with seed 1 4.1970.
 """
 
 from ml_collections import ConfigDict

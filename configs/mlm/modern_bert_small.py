@@ -5,7 +5,8 @@
 About 42M parameters. Documents are packed when the data are prepared and told apart by segments; 30 % of the tokens are
 recovered (Wettig et al. 2023); Muon on hidden matrices. `:smoke` is 20 steps of a tiny one on the standard library.
 Hardware: one node of 8 GPUs, some hours; or fewer and longer.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 5.4701, 4.5670, 3.4580, 3.1862, 3.0283; the last ten average 3.1579, with seed 1 3.2791.
 """
 
 from ml_collections import ConfigDict

@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError, nearest
-from pretrainx.interop import gpt2, llama, tensors, weights
+from pretrainx.interop import bart, bert, gpt2, llama, roberta, t5, tensors, weights
+from pretrainx.interop.family import Family
 from pretrainx.interop.keys import Keys, refuse_habits
 from pretrainx.interop.weights import WEIGHTS, read_json
-from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.layers import padded
+from pretrainx.models.stack import StackConfig
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+NAMED = ("bos", "eos", "pad", "mask", "cls", "sep")
 # Kept from the source and written again: how it is generated from, and what its tokenizer is called.
 BESIDE = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-FAMILIES = {family.MODEL_TYPE: family for family in (gpt2, llama)}
+FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, llama, bert, roberta, t5, bart)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,21 +33,22 @@ class Pretrained:
     """A model that was read.
 
     Attributes:
-      config: its sizes and habits; `max_length` is the longest row that it knows.
+      config: its sizes and habits; `max_length` is the longest row that it knows, 0 where there is none.
       params: our leaves, unboxed numpy arrays in the dtype of the file, vocabulary tables padded with zeros.
       vocab_size: how many ids the source's table has.
-      facts: what an export needs beside, as plain JSON values: source, model_type, vocab_size, dtype, config (the source's
-        config.json as it was) and files (others of its JSON files by name).
+      facts: what an export needs beside, as plain JSON values: source, model_type, vocab_size, dtype, left_out (names of
+        tensors that the model has no place for), config (the source's config.json as it was) and files (others of its JSON
+        files by name).
     """
 
-    config: DecoderConfig
+    config: StackConfig
     params: paths.Tree = field(repr=False)
     vocab_size: int
     facts: dict[str, Any] = field(repr=False)
 
 
 def read(directory: str | Path, ids: int = 0) -> Pretrained:
-    """The GPT-2 or LLaMA model in a directory that `save_pretrained` wrote, or the older files of the hub.
+    """The model in a directory that `save_pretrained` wrote, or the older files of the hub.
 
     `ids`: how many ids the tokenizer needs, where that may be more than the table has rows.
 
@@ -76,24 +78,29 @@ def assemble(
 ) -> Pretrained:
     """The model of a config.json's values and its tensors by name."""
     family = _family(values, where)
-    config = family.to_config(Keys(values, f"{where}: {CONFIG}"))
+    full = weights.named(family, found)
+    config = family.to_config(Keys(values, f"{where}: {CONFIG}"), full.keys())
     vocab_size = values["vocab_size"]
     config = with_rows(config, vocab_size, ids)
-    arrays, dtype = weights.named(family, config, found, where)
     table = family.table(config, vocab_size, ids or vocab_size, config.max_length)
-    params = tensors.read(table, arrays, config.depth, where)
+    placed = {name for row in table for name in row.names}
+    left_out = sorted(name for name in full if name not in placed and family.spare.fullmatch(name))
+    full = weights.without_copies(family, config, {name: full[name] for name in full if name not in left_out}, where)
+    arrays, dtype = weights.in_one_dtype(full, where)
+    params = tensors.read(table, arrays, where)
     facts = {
         "source": Path(where).name,
-        "model_type": family.MODEL_TYPE,
+        "model_type": family.model_type,
         "vocab_size": vocab_size,
         "dtype": dtype,
+        "left_out": left_out,
         "config": values,
         "files": files or {},
     }
     return Pretrained(config, params, vocab_size, facts)
 
 
-def with_rows(config: DecoderConfig, vocab_size: int, ids: int) -> DecoderConfig:
+def with_rows(config: StackConfig, vocab_size: int, ids: int) -> StackConfig:
     """`config` with a padding of tables that leaves room for all ids of the source and of the tokenizer."""
     rows = padded(ids or vocab_size, config.vocab_multiple)
     return config if rows >= vocab_size else replace(config, vocab_multiple=padded(vocab_size, config.vocab_multiple))
@@ -101,7 +108,7 @@ def with_rows(config: DecoderConfig, vocab_size: int, ids: int) -> DecoderConfig
 
 def write(
     directory: str | Path,
-    config: DecoderConfig,
+    config: StackConfig,
     params: paths.Tree,
     *,
     ids: int,
@@ -117,7 +124,8 @@ def write(
     Args:
       params: our leaves; `ids`: how many the model has (its tables are padded from there).
       vocab_size: ids that are written, the first ones; max_length: the longest row.
-      tokenizer: the tokenizer.json to copy; special: {"eos": id, ...} for the config of a model that was trained here.
+      tokenizer: the tokenizer.json to copy; special: {"eos": id, ...} for the config of a model that was trained here; an
+        encoder-decoder's "decoder_start" too.
       facts: of an imported model. Its config.json is written again where it still describes the model.
       card: the text of README.md.
 
@@ -129,15 +137,22 @@ def write(
         raise ConfigError(
             "the target is not empty", where=str(directory), why="nothing is overwritten", do="name a new directory"
         )
-    table = family.table(config, vocab_size, ids, max_length)
-    arrays = tensors.write(table, params, config.depth, str(directory))
+    special = special or {}
+    rows = lambda: family.table(config, vocab_size, ids, max_length)
+    values = _as_it_was(family, config, {name for row in rows() for name in row.names}, vocab_size, max_length, facts)
+    if not values:
+        config, params = family.settled(config, params, special)
+        values = _config_json(family, config, vocab_size, max_length, special)
+    arrays = tensors.write(rows(), params, str(directory))
+    own = next(iter(arrays.values())).dtype
+    arrays |= {name: np.zeros(shape, own) for name, shape in family.zeros(config, vocab_size).items()}
     arrays, dtype = weights.narrowed(arrays, facts.get("dtype", ""))
-    values = _config_json(family, config, vocab_size, max_length, special or {}, facts) | {"dtype": dtype}
+    arrays, values = {family.stored(config, name): arrays[name] for name in arrays}, values | {"dtype": dtype}
     partial = directory.with_name(directory.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_files(partial, values, arrays, tokenizer, facts, max_length, card)
+        _write_files(partial, values, arrays, tokenizer, special, facts, max_length, card)
         if directory.exists():
             directory.rmdir()  # an empty one
         os.replace(partial, directory)
@@ -152,53 +167,56 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def fitting(config: DecoderConfig) -> ModuleType:
-    """The family that a model can be written as. ConfigError names the habits that neither has."""
-    differing = {name: family.differing(config) for name, family in FAMILIES.items()}
-    name = min(differing, key=lambda name: len(differing[name]))
-    refuse_habits(differing[name], FAMILIES[name].ARCHITECTURE)
-    return FAMILIES[name]
+def fitting(config: StackConfig) -> Family:
+    """The family that a model can be written as. ConfigError names the habits that none has."""
+    families = [family for family in FAMILIES.values() if isinstance(config, family.kind)]
+    differing = [family.differing(config) for family in families]
+    best = min(range(len(families)), key=lambda index: len(differing[index]))
+    refuse_habits(differing[best], families[best].architecture(config))
+    return families[best]
 
 
-def _family(values: dict[str, Any], where: str) -> ModuleType:
+def _family(values: dict[str, Any], where: str) -> Family:
     name = values.get("model_type")
     if name not in FAMILIES:
         raise DataError(
             f"models of type {name!r} cannot be imported",
             where=f"{where}: {CONFIG}: model_type",
             why=nearest(str(name), FAMILIES),
-            do="import a GPT-2 or a LLaMA model",
+            do=f"import a model of one of the types {', '.join(FAMILIES)}",
         )
     return FAMILIES[name]
 
 
-def _config_json(
-    family: ModuleType,
-    config: DecoderConfig,
+def _as_it_was(
+    family: Family,
+    config: StackConfig,
+    names: Collection[str],
     vocab_size: int,
     max_length: int,
-    special: Mapping[str, int],
     facts: dict[str, Any],
 ) -> dict[str, Any]:
+    """The source's config.json where it still describes the model with the tensors `names`; else {}."""
     makes = lambda config, *sizes: {
-        name: value
-        for name, value in family.from_config(config, *sizes).items()
-        if not name.endswith(("pdrop", "dropout"))
+        name: value for name, value in family.from_config(config, *sizes).items() if "drop" not in name
     }
     source = facts.get("config", {})
-    if source.get("model_type") == family.MODEL_TYPE:
-        old = family.to_config(Keys(source, CONFIG))
-        if makes(old, source["vocab_size"], old.max_length) == makes(config, vocab_size, max_length):
-            return {key: value for key, value in source.items() if key != "torch_dtype"} | {
-                "architectures": [family.ARCHITECTURE]
-            }
-    ids = {f"{name}_token_id": special.get(name) for name in ("bos", "eos", "pad")}
-    return {
-        "architectures": [family.ARCHITECTURE],
-        "model_type": family.MODEL_TYPE,
-        **family.from_config(config, vocab_size, max_length),
-        **ids,
-    }
+    if source.get("model_type") != family.model_type:
+        return {}
+    old = family.to_config(Keys(source, CONFIG), names)
+    if makes(old, source["vocab_size"], old.max_length) != makes(config, vocab_size, max_length):
+        return {}
+    kept = {key: value for key, value in source.items() if key != "torch_dtype"}
+    return kept | {"architectures": [family.architecture(config)]}
+
+
+def _config_json(
+    family: Family, config: StackConfig, vocab_size: int, max_length: int, special: Mapping[str, int]
+) -> dict[str, Any]:
+    wanted = ("bos", "eos", "pad") + (("decoder_start",) if "decoder_start" in special else ())
+    ids = {f"{name}_token_id": special.get(name) for name in wanted}
+    made = family.from_config(config, vocab_size, max_length)
+    return {"architectures": [family.architecture(config)], "model_type": family.model_type, **made, **ids}
 
 
 def _write_files(
@@ -206,6 +224,7 @@ def _write_files(
     values: dict[str, Any],
     arrays: dict[str, np.ndarray],
     tokenizer: str | Path | None,
+    special: Mapping[str, int],
     facts: dict[str, Any],
     max_length: int,
     card: str,
@@ -215,9 +234,8 @@ def _write_files(
     files = dict(facts.get("files", {}))
     if tokenizer is not None:
         shutil.copyfile(tokenizer, directory / TOKENIZER)
-        files.setdefault(
-            "tokenizer_config.json", tokenizer_config(read_json(directory / TOKENIZER), values, max_length)
-        )
+        made = tokenizer_config(read_json(directory / TOKENIZER), values, special, max_length)
+        files.setdefault("tokenizer_config.json", made)
     for name, content in {CONFIG: values, **files}.items():
         (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(arrays, directory / WEIGHTS, metadata={"format": "pt"})  # without the metadata transformers refuses it
@@ -225,13 +243,21 @@ def _write_files(
         (directory / "README.md").write_text(card, encoding="utf-8")
 
 
-def tokenizer_config(tokenizer: dict[str, Any], values: dict[str, Any], max_length: int) -> dict[str, Any]:
-    """What `transformers` needs beside tokenizer.json: its class, and the names of the special tokens."""
+def tokenizer_config(
+    tokenizer: dict[str, Any], values: dict[str, Any], special: Mapping[str, int], max_length: int
+) -> dict[str, Any]:
+    """What `transformers` needs beside tokenizer.json: its class, and the names of the special tokens: those whose ids
+    config.json has, or else those of `special`, which says more."""
     names = {token["id"]: token["content"] for token in tokenizer.get("added_tokens", ())}
-    special = {f"{name}_token": names.get(values.get(f"{name}_token_id")) for name in ("bos", "eos", "pad")}
+    found = {}
+    for name in NAMED:
+        given = (values.get(f"{name}_token_id"), special.get(name))
+        known = [names[token] for token in given if isinstance(token, int) and token in names]
+        found |= {f"{name}_token": content for content in known[:1]}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        **{name: token for name, token in special.items() if token is not None},
+        **found,
     }

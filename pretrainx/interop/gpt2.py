@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
+from pretrainx.interop.family import Family, plain_heads, unlike
 from pretrainx.interop.keys import ACTIVATIONS, Keys
-from pretrainx.interop.tensors import Row
+from pretrainx.interop.tensors import Row, norm
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.layers import padded
 
-MODEL_TYPE, ARCHITECTURE, PREFIX = "gpt2", "GPT2LMHeadModel", "transformer."
-# Causal masks, stored by old versions.
-BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
+PREFIX = "transformer."
 
 
-def to_config(keys: Keys) -> DecoderConfig:
+def to_config(keys: Keys, names: Collection[str]) -> DecoderConfig:
     """The decoder of a config.json. Raises DataError for keys and values that have no form here."""
     keys.only("scale_attn_weights", True)
     keys.only("scale_attn_by_inverse_layer_idx", False)
@@ -43,17 +43,7 @@ def to_config(keys: Keys) -> DecoderConfig:
 def differing(config: DecoderConfig) -> dict[str, tuple[Any, Any]]:
     """{key: (value, what GPT-2 has)} of the habits that this family has no form for."""
     habits = {"positions": "learned", "norm": "layer", "gated": False, "bias": True, "qk_norm": False}
-    habits |= {"logit_cap": 0.0, "window": 0}
-    found = {
-        name: (getattr(config, name), wanted) for name, wanted in habits.items() if getattr(config, name) != wanted
-    }
-    if config.shared_heads != config.heads:
-        found["kv_heads"] = (config.kv_heads, f"as many as heads, {config.heads}")
-    if config.heads * config.head_size != config.width:
-        found["head_dim"] = (config.head_size, "width / heads")
-    if config.activation not in ACTIVATIONS:
-        found["activation"] = (config.activation, " or ".join(ACTIVATIONS))
-    return found
+    return unlike(config, habits | {"logit_cap": 0.0, "window": 0}) | plain_heads(config)
 
 
 def from_config(config: DecoderConfig, vocab_size: int, max_length: int) -> dict[str, Any]:
@@ -82,22 +72,17 @@ def from_config(config: DecoderConfig, vocab_size: int, max_length: int) -> dict
 def table(config: DecoderConfig, vocab_size: int, ids: int, max_length: int) -> tuple[Row, ...]:
     """`ids`: how many the model of ours has, its tables being padded from there."""
     width, heads, hidden = (config.width,), (config.heads, config.head_size), (config.mlp_size,)
-    rows = (padded(ids, config.vocab_multiple),)
+    rows, depth = (padded(ids, config.vocab_multiple),), config.depth
     block = PREFIX + "h.{}."
-
-    def norm(theirs: str, ours: str) -> tuple[Row, ...]:
-        return (
-            Row(f"{theirs}.weight", (f"{ours}/scale",), (), width),
-            Row(f"{theirs}.bias", (f"{ours}/bias",), (), width),
-        )
 
     def linear(
         theirs: str, ours: tuple[str, ...], inputs: tuple[int, ...], outputs: tuple[int, ...]
     ) -> tuple[Row, ...]:
         # Conv1D: [in, out], not transposed.
+        kernels, biases = (tuple(f"{path}/{leaf}" for path in ours) for leaf in ("kernel", "bias"))
         return (
-            Row(f"{theirs}.weight", tuple(f"{path}/kernel" for path in ours), inputs, outputs),
-            Row(f"{theirs}.bias", tuple(f"{path}/bias" for path in ours), (), outputs),
+            Row(f"{block}{theirs}.weight", kernels, inputs, outputs, layers=depth),
+            Row(f"{block}{theirs}.bias", biases, (), outputs, layers=depth),
         )
 
     attention = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
@@ -105,12 +90,27 @@ def table(config: DecoderConfig, vocab_size: int, ids: int, max_length: int) -> 
     return (
         Row(PREFIX + "wte.weight", ("token/table",), rows, width, vocab=vocab_size),
         Row(PREFIX + "wpe.weight", ("position/table",), (max_length,), width),
-        *norm(block + "ln_1", "layers/attention_norm"),
-        *linear(block + "attn.c_attn", attention, width, heads),
-        *linear(block + "attn.c_proj", ("layers/attention/out",), heads, width),
-        *norm(block + "ln_2", "layers/mlp_norm"),
-        *linear(block + "mlp.c_fc", ("layers/mlp/up",), width, hidden),
-        *linear(block + "mlp.c_proj", ("layers/mlp/down",), hidden, width),
-        *norm(PREFIX + "ln_f", "final_norm"),
+        *norm(block + "ln_1", "layers/attention_norm", config.width, depth),
+        *linear("attn.c_attn", attention, width, heads),
+        *linear("attn.c_proj", ("layers/attention/out",), heads, width),
+        *norm(block + "ln_2", "layers/mlp_norm", config.width, depth),
+        *linear("mlp.c_fc", ("layers/mlp/up",), width, hidden),
+        *linear("mlp.c_proj", ("layers/mlp/down",), hidden, width),
+        *norm(PREFIX + "ln_f", "final_norm", config.width),
         *head,
     )
+
+
+FAMILY = Family(
+    model_type="gpt2",
+    kind=DecoderConfig,
+    architecture=lambda config: "GPT2LMHeadModel",
+    prefix=PREFIX,
+    to_config=to_config,
+    differing=differing,
+    from_config=from_config,
+    table=table,
+    copies=lambda config: {"lm_head.weight": PREFIX + "wte.weight"} if config.tied else {},
+    # Causal masks, stored by old versions.
+    buffers=re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"),
+)

@@ -9,14 +9,22 @@ from pretrainx.core.errors import ConfigError, DataError, nearest
 
 # These do not enter the forward pass: names, special ids, initialisation, dropout, generation, what else heads do.
 IDLE = frozenset(
-    """_name_or_path _num_labels architectures attention_dropout attn_pdrop bos_token_id dtype embd_pdrop
-    eos_token_id gradient_checkpointing id2label initializer_range is_llama_config label2id model_type n_ctx output_attentions
-    output_hidden_states output_past pad_token_id resid_pdrop return_dict summary_activation summary_first_dropout
-    summary_proj_to_labels summary_type summary_use_proj task_specific_params torch_dtype transformers_version
-    transformers.js_config use_cache""".split()
+    """_name_or_path _num_labels architectures attention_dropout attn_pdrop bos_token_id chunk_size_feed_forward
+    classifier_dropout dtype embd_pdrop eos_token_id gradient_checkpointing id2label initializer_range is_llama_config label2id
+    model_type n_ctx output_attentions output_hidden_states output_past pad_token_id resid_pdrop return_dict
+    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj task_specific_params
+    torch_dtype transformers_version transformers.js_config use_cache""".split()
 )
 # Their names of our activations, the one that is written first.
-ACTIVATIONS = {"gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"), "gelu": ("gelu",), "silu": ("silu", "swish")}
+ACTIVATIONS = {
+    "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"),
+    "gelu": ("gelu",),
+    "silu": ("silu", "swish"),
+    "relu": ("relu",),
+}
+# What encoder-decoders are generated from with; all of it idle too.
+GENERATION = """early_stopping force_bos_token_to_be_generated forced_bos_token_id forced_eos_token_id length_penalty
+    max_length min_length no_repeat_ngram_size num_beams prefix""".split()
 _MISSING = object()
 
 
@@ -36,6 +44,19 @@ class Keys:
             self._problems.append(f"{name}: {_shown(found)}, expected a whole number above 0")
             return default or 1
         return found
+
+    def index(self, name: str, default: int) -> int:
+        """A whole number from 0 on; `default` where the key is left out or null."""
+        found = self._take(name)
+        if found in (_MISSING, None):
+            return default
+        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+            self._problems.append(f"{name}: {_shown(found)}, expected a whole number, 0 or more")
+            return default
+        return found
+
+    def has(self, name: str) -> bool:
+        return name in self._values
 
     def positive(self, name: str, default: float) -> float:
         """A number above 0; `default` where the key is left out or null."""
@@ -63,10 +84,33 @@ class Keys:
             values = " or ".join(map(_shown, known))
             self._problems.append(f"{name}: {_shown(found)} is another model; supported: {values}")
 
+    def idle(self, *names: str) -> None:
+        """These do not enter the forward pass of this family, whatever their values."""
+        self._left -= set(names)
+
+    def repeats(self, name: str, other: str, default: Any = None) -> None:
+        """Refuses a value that is not that of the key `other`; null, or left out, it is."""
+        found, wanted = self._take(name), self._values.get(other, default)
+        if found not in (_MISSING, None, wanted):
+            self._problems.append(f"{name}: {_shown(found)} is another model; supported: {other}, {_shown(wanted)}")
+
+    def text(self, name: str, default: str) -> str:
+        """A word; `default` where the key is left out."""
+        found = self._take(name)
+        if found is _MISSING:
+            return default
+        if not isinstance(found, str):
+            self._problems.append(f"{name}: {_shown(found)}, expected a word")
+            return default
+        return found
+
     def activation(self, name: str, default: str) -> str:
         """Our name of the activation."""
         found = self._take(name)
-        found = default if found is _MISSING else found
+        return self.activation_of(name, default if found is _MISSING else found)
+
+    def activation_of(self, name: str, found: Any) -> str:
+        """Our name of an activation of theirs, which the key `name` holds."""
         for ours, theirs in ACTIVATIONS.items():
             if found in theirs:
                 return ours
@@ -87,9 +131,9 @@ class Keys:
     def refuse(self, problem: str) -> None:
         self._problems.append(problem)
 
-    def initial_std(self) -> float:
+    def initial_std(self, name: str = "initializer_range") -> float:
         """Idle for a trained model, the start of leaves that a wrapper adds."""
-        found = self._values.get("initializer_range")
+        found = self._values.get(name)
         return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) and found > 0 else 0.02
 
     def finish(self) -> None:
@@ -118,7 +162,7 @@ def refuse_habits(found: Mapping[str, tuple[Any, Any]], family: str) -> None:
             f"the model has no form as {family}",
             where=", ".join(f"config.model.{name}" for name in found),
             why="\n".join(f"{name} is {value!r}, {family} has {wanted}" for name, (value, wanted) in found.items()),
-            do="export a model of GPT-2's or LLaMA's habits; this one stays in its workdir",
+            do="export a model of that family's habits; this one stays in its workdir",
         )
 
 

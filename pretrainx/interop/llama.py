@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
+from pretrainx.interop.family import Family, unlike
 from pretrainx.interop.keys import ACTIVATIONS, Keys
-from pretrainx.interop.tensors import Row
+from pretrainx.interop.tensors import Row, linear, norm
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.layers import padded
 
-MODEL_TYPE, ARCHITECTURE, PREFIX = "llama", "LlamaForCausalLM", "model."
-# Rotary frequencies, stored by old versions; they follow from the configuration.
-BUFFERS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+PREFIX = "model."
 
 
-def to_config(keys: Keys) -> DecoderConfig:
+def to_config(keys: Keys, names: Collection[str]) -> DecoderConfig:
     """The decoder of a config.json. Raises DataError for keys and values that have no form here."""
     keys.only("attention_bias", False)
     keys.only("mlp_bias", False)
@@ -74,13 +74,7 @@ def _theta(keys: Keys) -> float:
 def differing(config: DecoderConfig) -> dict[str, tuple[Any, Any]]:
     """{key: (value, what LLaMA has)} of the habits that this family has no form for."""
     habits = {"positions": "rotary", "norm": "rms", "gated": True, "bias": False, "qk_norm": False}
-    habits |= {"logit_cap": 0.0, "window": 0}
-    found = {
-        name: (getattr(config, name), wanted) for name, wanted in habits.items() if getattr(config, name) != wanted
-    }
-    if config.activation not in ACTIVATIONS:
-        found["activation"] = (config.activation, " or ".join(ACTIVATIONS))
-    return found
+    return unlike(config, habits | {"logit_cap": 0.0, "window": 0})
 
 
 def from_config(config: DecoderConfig, vocab_size: int, max_length: int) -> dict[str, Any]:
@@ -109,23 +103,36 @@ def table(config: DecoderConfig, vocab_size: int, ids: int, max_length: int) -> 
     """`ids`: how many the model of ours has, its tables being padded from there."""
     width, hidden, rows = (config.width,), (config.mlp_size,), (padded(ids, config.vocab_multiple),)
     heads, shared = (config.heads, config.head_size), (config.shared_heads, config.head_size)
-    block = PREFIX + "layers.{}."
-    norm = lambda theirs, ours: Row(f"{theirs}.weight", (f"{ours}/scale",), (), width)
-    linear = lambda theirs, ours, inputs, outputs: Row(
-        f"{block}{theirs}.weight", (f"layers/{ours}/kernel",), inputs, outputs, True
-    )
+    block, depth = PREFIX + "layers.{}.", config.depth
+    scale = lambda theirs, ours, layers=0: norm(theirs, ours, config.width, layers, bias=False)
+    kernel = lambda theirs, ours, *sizes: linear(block + theirs, f"layers/{ours}", *sizes, depth, bias=False)
     head = () if config.tied else (Row("lm_head.weight", ("unembed/kernel",), width, rows, True, vocab_size),)
     return (
         Row(PREFIX + "embed_tokens.weight", ("token/table",), rows, width, vocab=vocab_size),
-        norm(block + "input_layernorm", "layers/attention_norm"),
-        linear("self_attn.q_proj", "attention/query", width, heads),
-        linear("self_attn.k_proj", "attention/key", width, shared),
-        linear("self_attn.v_proj", "attention/value", width, shared),
-        linear("self_attn.o_proj", "attention/out", heads, width),
-        norm(block + "post_attention_layernorm", "layers/mlp_norm"),
-        linear("mlp.gate_proj", "mlp/gate", width, hidden),
-        linear("mlp.up_proj", "mlp/up", width, hidden),
-        linear("mlp.down_proj", "mlp/down", hidden, width),
-        norm(PREFIX + "norm", "final_norm"),
+        *scale(block + "input_layernorm", "layers/attention_norm", depth),
+        *kernel("self_attn.q_proj", "attention/query", width, heads),
+        *kernel("self_attn.k_proj", "attention/key", width, shared),
+        *kernel("self_attn.v_proj", "attention/value", width, shared),
+        *kernel("self_attn.o_proj", "attention/out", heads, width),
+        *scale(block + "post_attention_layernorm", "layers/mlp_norm", depth),
+        *kernel("mlp.gate_proj", "mlp/gate", width, hidden),
+        *kernel("mlp.up_proj", "mlp/up", width, hidden),
+        *kernel("mlp.down_proj", "mlp/down", hidden, width),
+        *scale(PREFIX + "norm", "final_norm"),
         *head,
     )
+
+
+FAMILY = Family(
+    model_type="llama",
+    kind=DecoderConfig,
+    architecture=lambda config: "LlamaForCausalLM",
+    prefix=PREFIX,
+    to_config=to_config,
+    differing=differing,
+    from_config=from_config,
+    table=table,
+    copies=lambda config: {"lm_head.weight": PREFIX + "embed_tokens.weight"} if config.tied else {},
+    # Rotary frequencies, stored by old versions; they follow from the configuration.
+    buffers=re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"),
+)

@@ -11,19 +11,19 @@ import numpy as np
 from pretrainx.core import paths
 from pretrainx.core.errors import DataError
 
-LAYER = "{}"
-
 
 @dataclass(frozen=True)
 class Row:
     """One tensor of theirs, or one per layer, and what it is of ours.
 
     Attributes:
-      theirs: its name; "{}" stands for the layer's number, ours is then stacked along the layers.
+      theirs: its name; "{}" stands for the layer's number.
       ours: paths of the leaves that lie in it side by side along the outputs: one, or query, key and value where fused.
       inputs, outputs: dimensions of each of ours without layers, such as (D,) and (H, K); a vector has no inputs.
       transposed: theirs is [outputs, inputs], as torch.nn.Linear stores it.
-      vocab: the number of their ids, where inputs (a table) or, transposed, outputs (a head) are our padded vocabulary; else 0.
+      vocab: the number of their ids, where inputs (a table) or, of a transposed one or a vector, outputs (a head) are our
+        padded vocabulary; else 0.
+      layers: how many there are, ours being stacked along them; 0 for what no layer owns.
     """
 
     theirs: str
@@ -32,6 +32,7 @@ class Row:
     outputs: tuple[int, ...]
     transposed: bool = False
     vocab: int = 0
+    layers: int = 0
 
     @property
     def folded(self) -> tuple[int, int]:
@@ -39,7 +40,7 @@ class Row:
         inputs, outputs = math.prod(self.inputs), math.prod(self.outputs)
         if not self.vocab:
             return inputs, outputs
-        return (inputs, self.vocab) if self.transposed else (self.vocab, outputs)
+        return (inputs, self.vocab) if self.transposed or not self.inputs else (self.vocab, outputs)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,8 +49,9 @@ class Row:
         both = (inputs, outputs * len(self.ours))
         return both[1:] if not self.inputs else both[::-1] if self.transposed else both
 
-    def names(self, depth: int) -> list[str]:
-        return [self.theirs.format(layer) for layer in range(depth)] if LAYER in self.theirs else [self.theirs]
+    @property
+    def names(self) -> list[str]:
+        return [self.theirs.format(layer) for layer in range(self.layers)] if self.layers else [self.theirs]
 
     def to_ours(self, tensor: np.ndarray) -> list[np.ndarray]:
         """Their tensor as leaves of one layer; padded ids are rows of zeros."""
@@ -69,12 +71,26 @@ class Row:
         return np.pad(matrix, [(0, count) for count in missing])
 
 
-def read(table: tuple[Row, ...], tensors: Mapping[str, np.ndarray], depth: int, where: str) -> paths.Tree:
-    """Our parameters, stacked over `depth` layers, in the widest dtype of the tensors.
+def norm(theirs: str, ours: str, width: int, layers: int = 0, bias: bool = True) -> tuple[Row, ...]:
+    """The rows of a norm."""
+    scale = Row(f"{theirs}.weight", (f"{ours}/scale",), (), (width,), layers=layers)
+    return (scale, Row(f"{theirs}.bias", (f"{ours}/bias",), (), (width,), layers=layers)) if bias else (scale,)
+
+
+def linear(
+    theirs: str, ours: str, inputs: tuple[int, ...], outputs: tuple[int, ...], layers: int = 0, bias: bool = True
+) -> tuple[Row, ...]:
+    """The rows of a torch.nn.Linear."""
+    kernel = Row(f"{theirs}.weight", (f"{ours}/kernel",), inputs, outputs, True, layers=layers)
+    return (kernel, Row(f"{theirs}.bias", (f"{ours}/bias",), (), outputs, layers=layers)) if bias else (kernel,)
+
+
+def read(table: tuple[Row, ...], tensors: Mapping[str, np.ndarray], where: str) -> paths.Tree:
+    """Our parameters, in the widest dtype of the tensors.
 
     Raises DataError listing every tensor that is missing, of another shape, or not used.
     """
-    expected = {name: row.shape for row in table for name in row.names(depth)}
+    expected = {name: row.shape for row in table for name in row.names}
     problems = [
         f"{name}: missing, expected {list(expected[name])}" for name in sorted(expected.keys() - tensors.keys())
     ]
@@ -91,18 +107,18 @@ def read(table: tuple[Row, ...], tensors: Mapping[str, np.ndarray], depth: int, 
             why="\n".join(problems),
             do="give weights and configuration of one and the same model",
         )
-    return paths.from_leaves(_leaves(table, tensors, depth))
+    return paths.from_leaves(_leaves(table, tensors))
 
 
-def _leaves(table: tuple[Row, ...], tensors: Mapping[str, np.ndarray], depth: int) -> Iterator[tuple[str, np.ndarray]]:
+def _leaves(table: tuple[Row, ...], tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     for row in table:
-        layers = [row.to_ours(tensors[name]) for name in row.names(depth)]
+        layers = [row.to_ours(tensors[name]) for name in row.names]
         for index, path in enumerate(row.ours):
             parts = [layer[index] for layer in layers]
-            yield path, np.stack(parts) if LAYER in row.theirs else np.ascontiguousarray(parts[0])
+            yield path, np.stack(parts) if row.layers else np.ascontiguousarray(parts[0])
 
 
-def write(table: tuple[Row, ...], params: paths.Tree, depth: int, where: str) -> dict[str, np.ndarray]:
+def write(table: tuple[Row, ...], params: paths.Tree, where: str) -> dict[str, np.ndarray]:
     """Their tensors by name. Raises DataError listing leaves that are not in the table (of a wrapper, say) or missing."""
     leaves = {path: np.asarray(leaf) for path, leaf in paths.leaves(params)}
     known = {path for row in table for path in row.ours}
@@ -117,8 +133,6 @@ def write(table: tuple[Row, ...], params: paths.Tree, depth: int, where: str) ->
         )
     tensors = {}
     for row in table:
-        for layer, name in enumerate(row.names(depth)):
-            tensors[name] = row.to_theirs(
-                [leaves[path][layer] if LAYER in row.theirs else leaves[path] for path in row.ours]
-            )
+        for layer, name in enumerate(row.names):
+            tensors[name] = row.to_theirs([leaves[path][layer] if row.layers else leaves[path] for path in row.ours])
     return tensors

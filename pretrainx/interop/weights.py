@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from pretrainx.core.errors import DataError
-from pretrainx.models.decoder import DecoderConfig
+from pretrainx.interop.family import Family
+from pretrainx.models.stack import StackConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -66,26 +66,39 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def named(
-    family: ModuleType, config: DecoderConfig, found: Mapping[str, np.ndarray], where: str
-) -> tuple[dict[str, np.ndarray], str]:
-    """(tensors under their full names in one dtype, buffers and copies left out; the name of that dtype)
+def named(family: Family, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors under their full names, buffers left out."""
+    full = {name: found[stored] for stored, name in family.full(found.keys()).items()}
+    return {name: array for name, array in full.items() if not family.buffers.fullmatch(name)}
 
-    The base model alone is stored without the prefix of its family: it gets it here.
-    """
-    bare = not any(name.startswith(family.PREFIX) for name in found)
-    full = {name if not bare or name == "lm_head.weight" else family.PREFIX + name: found[name] for name in found}
-    full = {name: array for name, array in full.items() if not family.BUFFERS.fullmatch(name)}
-    table = family.table(config, 1, 1, config.max_length)[0].theirs
-    if config.tied and "lm_head.weight" in full:
-        head = full.pop("lm_head.weight")
-        if table in full and not np.array_equal(head, full[table]):
+
+def without_copies(
+    family: Family, config: StackConfig, tensors: Mapping[str, np.ndarray], where: str
+) -> dict[str, np.ndarray]:
+    """Each tensor once, and none that must be zero. DataError where a copy differs, and where something is not zero."""
+    full = dict(tensors)
+    for name, original in family.copies(config).items():
+        if name in full and not np.array_equal(full.setdefault(original, full[name]), full[name]):
             raise DataError(
-                "the head is not the token table",
-                where=f"{where}: lm_head.weight",
-                why="config.json says tie_word_embeddings, but the two tensors differ",
-                do="set tie_word_embeddings to false in config.json if the head was trained apart",
+                "the head is not the token table" if name.startswith(family.heads) else "a copy is not its original",
+                where=f"{where}: {name}",
+                why=f"as config.json has it (tie_word_embeddings) it is {original}, but the two tensors differ",
+                do="set tie_word_embeddings to false in config.json if the two were trained apart",
             )
+        full.pop(name, None)
+    for name in family.zeros(config, 1):
+        if np.any(full.pop(name, 0)):
+            raise DataError(
+                "a tensor has no place in a model of ours",
+                where=f"{where}: {name}",
+                why="it is not zero, and there is no leaf for it",
+                do="import a model that was saved without it",
+            )
+    return full
+
+
+def in_one_dtype(full: dict[str, np.ndarray], where: str) -> tuple[dict[str, np.ndarray], str]:
+    """(the tensors in one dtype, the widest of theirs; its name)"""
     dtypes = {array.dtype for array in full.values()}
     if odd := sorted(f"{name}: {array.dtype}" for name, array in full.items() if array.dtype.name not in DTYPES):
         raise DataError(

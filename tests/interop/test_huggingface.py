@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from interop.made import BOTH, GPT2, LLAMA, VOCAB, make, tensors
+from interop.made import ALL, BART, BERT, GPT2, LLAMA, PAIRS, ROBERTA, T5, T5_FIRST, VOCAB, make, tensors
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.interop import directory
 from pretrainx.models.decoder import DecoderConfig
 
-FAMILIES = pytest.mark.parametrize("values", BOTH.values(), ids=BOTH)
+FAMILIES = pytest.mark.parametrize("values", ALL.values(), ids=ALL)
 
 
 def export(read, target, **changes):
-    sizes = {"ids": VOCAB, "vocab_size": VOCAB, "max_length": 40, "facts": read.facts}
+    ids = {"ids": read.vocab_size, "vocab_size": read.vocab_size}
+    sizes = ids | {"max_length": read.config.max_length, "facts": read.facts}
     directory.write(target, read.config, read.params, **{**sizes, **changes})
 
 
@@ -79,13 +80,16 @@ def test_a_round_trip_is_bit_identical(tmp_path, values, dtype):
 def test_ours_comes_back(tmp_path, values):
     """A model that was never theirs has no facts: its config.json is made from ours, and says the same."""
     read = directory.read(make(tmp_path / "hf", values))
-    export(read, tmp_path / "ours", facts=None, special={"eos": 256})
+    special = {"eos": 256} | ({"pad": values["pad_token_id"]} if "pad_token_id" in values else {})
+    export(read, tmp_path / "ours", facts=None, special=special)
     again = directory.read(tmp_path / "ours")
-    assert replace(again.config, scaled_residual=read.config.scaled_residual) == read.config
+    unsaid = {"scaled_residual": read.config.scaled_residual} if values["model_type"] in ("gpt2", "llama") else {}
+    assert replace(again.config, **unsaid) == read.config
     pairs = zip(paths.leaves(again.params), paths.leaves(read.params), strict=True)
     assert all(a == b and np.array_equal(x, y) for (a, x), (b, y) in pairs)
     written = json.loads((tmp_path / "ours" / "config.json").read_text())
-    assert written["eos_token_id"] == 256 and written["pad_token_id"] is None and written["dtype"] == "float32"
+    assert written["eos_token_id"] == 256 and written["pad_token_id"] == special.get("pad")
+    assert written["dtype"] == "float32" and written["architectures"] == values["architectures"]
 
 
 def test_names_without_prefix_and_stored_masks(tmp_path):
@@ -131,7 +135,7 @@ def test_shards(tmp_path):
         (GPT2, {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx: true is another model"),
         (GPT2, {"scale_attn_weights": False}, "scale_attn_weights: false"),
         (GPT2, {"add_cross_attention": True}, "add_cross_attention: true"),
-        (GPT2, {"activation_function": "relu"}, "activation_function: 'relu' is not supported"),
+        (GPT2, {"activation_function": "tanh"}, "activation_function: 'tanh' is not supported"),
         (GPT2, {"n_head": 4}, "n_head: 4 does not divide n_embd 15"),
         (GPT2, {"n_embd": 15.0}, "n_embd: 15.0, expected a whole number"),
         (GPT2, {"rotary_dim": 3}, "rotary_dim: unknown, 3"),
@@ -154,6 +158,24 @@ def test_shards(tmp_path):
             {"embedding_multiplier": 12.0, "qk_norm": True},
             "embedding_multiplier: unknown(.|\n)*qk_norm: unknown",
         ),
+        (BERT, {"position_embedding_type": "relative_key"}, "position_embedding_type: 'relative_key'"),
+        (BERT, {"is_decoder": True}, "is_decoder: true"),
+        (BERT, {"tie_word_embeddings": False}, "tie_word_embeddings: false"),
+        (BERT, {"embedding_size": 7}, "embedding_size: unknown, 7"),
+        (BERT, {"num_attention_heads": 4}, "num_attention_heads: 4 does not divide"),
+        (ROBERTA, {"max_position_embeddings": 4}, "max_position_embeddings: 4, of which 4 are for padding"),
+        (ROBERTA, {"pad_token_id": -1}, "pad_token_id: -1, expected a whole number, 0 or more"),
+        (T5, {"feed_forward_proj": "gated-tanh"}, "feed_forward_proj: 'tanh' is not supported"),
+        (T5, {"dense_act_fn": "relu"}, "dense_act_fn: 'relu' is another model; supported: 'gelu_new'"),
+        (T5, {"scale_decoder_outputs": True}, "scale_decoder_outputs: true beside tie_word_embeddings: false"),
+        (T5, {"decoder_start_token_id": 5}, "decoder_start_token_id: 5 is another model; supported: pad_token_id, 256"),
+        (T5, {"is_encoder_decoder": False}, "is_encoder_decoder: false"),
+        (BART, {"scale_embedding": True}, "scale_embedding: true"),
+        (BART, {"decoder_ffn_dim": 30}, "decoder_ffn_dim: 30, the encoder has 22"),
+        (BART, {"decoder_attention_heads": 5}, "decoder_attention_heads: 5, the encoder has 3"),
+        (BART, {"normalize_before": True}, "normalize_before: true"),
+        (BART, {"extra_pos_embeddings": 0}, "extra_pos_embeddings: 0"),
+        (BART, {"decoder_start_token_id": 3}, "decoder_start_token_id: 3"),
         (LLAMA, {"model_type": "mixtral"}, "models of type 'mixtral' cannot be imported"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) and "model_type" not in value else "",
@@ -250,6 +272,17 @@ def test_tables_leave_room_for_the_ids_of_both(tmp_path):
         (GPT2, {"head_dim": 4}, "head_dim"),
         (LLAMA, {"logit_cap": 30.0}, "logit_cap"),
         (LLAMA, {"norm": "layer"}, "norm"),
+        (BERT, {"norm_first": True}, "norm_first"),
+        (BERT, {"head": "linear"}, "head"),
+        (BERT, {"tied": False}, "tied"),
+        (PAIRS, {"position_offset": 2, "norm": "rms"}, "norm, config.model.position_offset"),
+        (ROBERTA, {"pooler": True}, "position_offset"),
+        (T5, {"positions": "rotary"}, "positions"),
+        (T5, {"activation": "gelu"}, "activation"),
+        (T5_FIRST, {"activation": "relu_squared"}, "activation"),
+        (BART, {"position_offset": 0}, "position_offset"),
+        (BART, {"scaled_logits": True}, "scaled_logits"),
+        (BART, {"norm_epsilon": 1e-6}, "norm_epsilon"),
     ],
 )
 def test_habits_without_a_form_there(tmp_path, values, changes, names):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from interop.made import BOTH, GPT2, LLAMA, VOCAB, make, tensors
+from interop.made import ALL, FEATURES, GPT2, LLAMA, VOCAB, make, tensors
 from pretrainx.cli.main import COMMANDS, main
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
@@ -50,7 +50,15 @@ def test_the_flags_are_frozen():
     assert forms["export"] == ["--workdir=DIR", "--target=HF_DIR", "--step=N"]
 
 
-@pytest.mark.parametrize("values", BOTH.values(), ids=BOTH)
+TRAINED = ("gpt2", "llama", "pairs", "t5", "bart")
+FORMS = {
+    "bert": ("masked_lm", "fill-mask", "A masked language model: 3 layers"),
+    "t5": ("span_corruption", "text2text-generation", "model: 3 layers in the encoder and 2 in the decoder"),
+    "bart": ("denoising", "text2text-generation", "A sequence-to-sequence language model"),
+}
+
+
+@pytest.mark.parametrize("values", [ALL[name] for name in TRAINED], ids=TRAINED)
 def test_there_and_back(tmp_path, corpus, values):
     source, workdir, target = make(tmp_path / "hf", values), tmp_path / "imported", tmp_path / "exported"
     assert command("import", f"--source={source}", f"--workdir={workdir}") == 0
@@ -79,6 +87,10 @@ def test_there_and_back(tmp_path, corpus, values):
     assert same(last.params, again.params) and not same(first.params, last.params)
     assert first.tokenizer.vocabulary == last.tokenizer.vocabulary == again.tokenizer.vocabulary
     card = (tmp_path / "second" / "README.md").read_text()
+    objective, task, kind = FORMS.get(
+        values["model_type"], ("autoregressive", "text-generation", "A causal language model")
+    )
+    assert recipe["objective"]["name"] == objective and f"pipeline_tag: {task}\n" in card and kind in card
     assert "step 2 of 2" in card and "started from: imported" in card and "eval/held_out/loss" in card
 
 
@@ -94,6 +106,42 @@ def test_the_loss_is_over_the_ids_of_the_source(tmp_path):
     assert abs(run.loss({"tokens": rows})["loss"] - nll.mean()) < 1e-5
     rows[:, 30:] = VOCAB
     assert abs(run.loss({"tokens": rows})["loss"] - nll[:, :29].mean()) < 1e-5
+
+
+def test_features_of_a_model_without_a_head(tmp_path, corpus, capsys):
+    """Imported, used and exported; to train it is to give it a head, which is said."""
+    source, workdir = make(tmp_path / "hf", FEATURES), tmp_path / "run"
+    assert command("import", f"--source={source}", f"--workdir={workdir}") == 0
+    assert "it gives features" in capsys.readouterr().out
+    run = load(workdir)
+    framed = run.tokenizer.encode_batch(["a text", "another"], framed=False)
+    tokens = np.full((2, 9), run.tokenizer.vocabulary.special("pad"), np.int32)
+    for row, ids in zip(tokens, framed, strict=True):
+        row[: len(ids)] = ids
+    outputs = run.outputs({"tokens": tokens}, ["hidden", "features", "pooled"])
+    mean = np.asarray(outputs["hidden"])[0, :6].mean(0)
+    assert np.abs(np.asarray(run.features({"tokens": tokens}))[0] - mean).max() < 1e-6
+    assert outputs["pooled"].shape == (2, 15)
+    assert command("export", f"--workdir={workdir}", f"--target={tmp_path / 'out'}") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "pipeline_tag: feature-extraction" in card and "A text encoder without a head" in card
+    capsys.readouterr()
+    words = [f"--config={workdir / 'config.json'}", f"--workdir={tmp_path / 'on'}", "--config.data.length=32"]
+    words += ["--config.data.source=text", f"--config.data.paths={[str(corpus)]}", "--config.data.held_out=0.3"]
+    assert command("train", *words, "--config.train.steps=2", "--config.schedule.warmup=0") == 2
+    assert "--config.model.head=transform" in error(capsys)
+
+
+def test_a_reader_of_prefixes_has_no_form_there(tmp_path, corpus, capsys):
+    from pretrainx.runs.train import train
+
+    data = {"name": "text", "source": "text", "paths": [str(corpus)], "tokenizer": "bytes", "length": 24}
+    config = {"objective": {"name": "prefix_lm"}, "model": {"name": "decoder", "width": 12, "depth": 1, "heads": 3}}
+    config |= {"data": {**data, "held_out": 0.3}, "schedule": {"name": "cosine", "warmup": 0}, "evals": {"tokens": 64}}
+    config |= {"train": {"steps": 1, "batch_size": 8}}
+    assert train(config, tmp_path / "run", say=lambda line: None) == 0
+    assert command("export", f"--workdir={tmp_path / 'run'}", f"--target={tmp_path / 'out'}") == 2
+    assert "reads its prefix both ways" in error(capsys) and not (tmp_path / "out").exists()
 
 
 def test_training_on_in_the_imported_workdir(tmp_path, corpus):

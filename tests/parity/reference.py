@@ -78,7 +78,7 @@ class Ours:
         loss, tree = jax.jit(jax.value_and_grad(functools.partial(self.loss, tokens=ids)))(self.params)
         config, family = self.read.config, FAMILIES[self.read.facts["model_type"]]
         table = family.table(config, VOCAB, VOCAB, config.max_length)
-        return float(loss), tensors.write(table, tree, config.depth, "gradients")
+        return float(loss), tensors.write(table, tree, "gradients")
 
     def greedy(self, prompt, count):
         """The prompt int[B, t] and `count` tokens more, each the likeliest, decoded with a cache."""

@@ -9,7 +9,8 @@ import pytest
 from interop.made import LLAMA, make, tensors
 from pretrainx.core import paths
 from pretrainx.core.errors import DataError
-from pretrainx.data.tokenizer import Tokenizer, byte_characters
+from pretrainx.data.pieces import byte_characters
+from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.interop import directory, gguf
 
 MODEL = {**LLAMA, "rms_norm_eps": 2**-20, "vocab_size": 257}

@@ -1,5 +1,7 @@
-"""Every shipped recipe trains in its `:smoke` form, without anything fetched, and its loss falls."""
+"""Every shipped recipe trains in its `:smoke` form, without anything fetched, its loss falls, and as its docstring says."""
 
+import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -9,14 +11,40 @@ from pretrainx.core.json_lines import read
 from pretrainx.runs.train import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+# benchmarks/reference_curves.py writes this sentence.
+REFERENCE = re.compile(
+    r"Reference of `:smoke` \(CPython (\S+), jax \S+, one CPU device\): loss at steps ([\d, ]+)\n"
+    r"is ([\d., ]+); the last ten average ([\d.]+), with seed 1 ([\d.]+)\.\n"
+)
+PARADIGMS = [*CONFIGS.glob("mlm/*.py"), *CONFIGS.glob("seq2seq/*.py")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
 def test_smoke(path, tmp_path):
-    values = load(f"{path}:smoke", [("train.log_every", "1"), ("train.batch_size", "16")])
-    assert train(values, tmp_path, say=lambda line: None) == 0
+    reference = REFERENCE.search(path.read_text())
+    # Without a curve to compare with, the batch is large enough for the loss of 20 steps to fall clearly.
+    changes = [("train.log_every", "1")] if reference else [("train.log_every", "1"), ("train.batch_size", "16")]
+    assert train(load(f"{path}:smoke", changes), tmp_path, say=lambda line: None) == 0
     records = [record for record in read(tmp_path / "metrics.jsonl") if "train/loss" in record]
     losses = [record["train/loss"] for record in records]
     assert len(losses) == 20 and sum(losses[-3:]) / 3 < losses[0] - 0.3, losses
     assert all("perf/mfu" in record for record in records[1:])
+    if reference is None:
+        return
+    version, steps, shown, average, _ = reference.groups()
+    if version != platform.python_version():
+        pytest.skip(
+            f"the reference curve is of CPython {version}'s standard library, this is {platform.python_version()}"
+        )
+    assert sum(losses[-10:]) / 10 == pytest.approx(float(average), rel=1e-3)
+    found = [losses[int(step) - 1] for step in steps.split(", ")]
+    assert found == pytest.approx([float(loss) for loss in shown.split(", ")], rel=5e-3)
+
+
+@pytest.mark.parametrize("path", sorted(PARADIGMS), ids=lambda path: path.stem)
+def test_reference_curves_are_stated(path):
+    """Of two seeds, which differ by more than the tolerance of the comparison can hide, and by less than training brings."""
+    *_, shown, average, other = REFERENCE.search(path.read_text()).groups()
+    shown = [float(loss) for loss in shown.split(", ")]
+    assert shown[0] > shown[-1] + 0.3 and abs(float(average) - float(other)) < (shown[0] - shown[-1]) / 4
