@@ -6,7 +6,8 @@ Variants: `:large` (406M), and `:smoke`, 20 steps of a tiny one on the standard 
 vocabulary of 50,265: 139,420,416 and 406,291,456.
 Hardware: several nodes of 8 GPUs with 80 GB (the large one saw 8,000 rows of 512 tokens a step). The paper does not state the
 rate: tune it.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 5.4163, 5.0948, 4.1266, 3.9844, 3.7343; the last ten average 3.9307, with seed 1 3.8684.
 """
 
 from ml_collections import ConfigDict

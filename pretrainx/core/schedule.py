@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -27,6 +28,17 @@ class Ramp:
 
     def __call__(self, step):
         return self.start + (self.end - self.start) * jnp.clip(_real(step) / max(self.steps, 1), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Another schedule, or a number, times a factor."""
+
+    of: Callable | float
+    factor: float
+
+    def __call__(self, step):
+        return self.factor * (self.of(step) if callable(self.of) else self.of)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ class Vocabulary:
         """How many ids a softmax is over: 0 .. predicted - 1."""
         return self.size - self.added
 
+    @property
+    def names(self) -> dict[int, str]:
+        """{id: what a person is shown for it}: special tokens as <name>, sentinels as <S0>, <S1>, ..."""
+        marks = {token: f"<S{index}>" for index, token in enumerate(self.sentinels)}
+        return marks | {token: f"<{name}>" for name, token in self.specials}
+
     def special(self, name: str) -> int:
         """The id of a special token; ConfigError names the known ones."""
         for known, token in self.specials:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core.records import Observation
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.evals import ngram
-from pretrainx.evals.fill_in import by_task, innermost, predicted, single_tasks, text_of
+from pretrainx.evals.fill_in import by_task, predicted, single_tasks, text_of
 from pretrainx.objectives.masked_lm import MaskedLm
 from pretrainx.objectives.objective import Objective
 from pretrainx.objectives.span_corruption import SpanCorruption

@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pretrainx.adapt.mixture import Mixture
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import random
 from pretrainx.objectives.objective import Objective
+from pretrainx.objectives.prefix_lm import PrefixLm
 from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules, constrain
 
@@ -71,17 +74,28 @@ def generate(
     tokens = np.full((len(prompts), int(starts.max()) + max_tokens), end, np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
-    known = 1 << (int(starts.min()).bit_length() - 1)  # powers of two: few programs for prompts of any length
+    if reads_both_ways(objective):  # what is read at once is the prefix: of each prompt all of it
+        passes = {int(length): starts == length for length in np.unique(starts)}
+    else:  # powers of two: few programs for prompts of any length
+        passes = {1 << (int(starts.min()).bit_length() - 1): starts > 0}
     key = random.stream(seed, random.EVALUATE, 2**31 - 1)
     temperatures = np.asarray(temperatures, np.float32)
-    filled = continued(objective, rules, known, params, extras, tokens, starts, temperatures, end, key, source)
-    filled = np.asarray(distributed.settled(filled))
+    filled = np.zeros_like(tokens)
+    for known, rows in passes.items():
+        whole = continued(objective, rules, known, params, extras, tokens, starts, temperatures, end, key, source)
+        filled[rows] = np.asarray(distributed.settled(whole))[rows]
     found = []
     for start, row in zip(starts, filled, strict=True):
         row = row[start : start + max_tokens]
         ends = np.flatnonzero(row == end)
         found.append(row[: ends[0]] if len(ends) else row)
     return found
+
+
+def reads_both_ways(objective: Objective) -> bool:
+    """Whether the tokens of a prompt see each other both ways, so that it matters how many are read at once."""
+    objective = innermost(objective)
+    return reads_both_ways(objective.writer()[1]) if isinstance(objective, Mixture) else isinstance(objective, PrefixLm)
 
 
 @dataclass

@@ -12,19 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainx.adapt.mixture import Mixture
-from pretrainx.adapt.wrapper import Wrapper
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import random
 from pretrainx.core.records import Observation
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.evals.continuation import generate
 from pretrainx.objectives.masked_lm import MaskedLm
 from pretrainx.objectives.objective import Batch, Objective
+from pretrainx.objectives.prefix_lm import PrefixLm, PrefixSeq2Seq
 from pretrainx.objectives.seq2seq import Seq2Seq
 from pretrainx.objectives.span_corruption import SpanCorruption
 from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules, constrain
 
 LOGITS = 2**26  # 256 MiB in float32
+GUESSES = 3  # that are shown of each masked word
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -35,21 +37,29 @@ def observed(objective: Objective, rules: Rules, batch: Batch, key: jax.Array, s
         return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), observation)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _likeliest(objective: Objective, rules: Rules, params, extras, inputs: Batch) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _likeliest(objective: Objective, rules: Rules, count: int, params, extras, inputs: Batch) -> jax.Array:
     with rules.bound():
         logits = objective.outputs(params, extras, inputs, ("logits",))["logits"]
-        return constrain(jnp.argmax(logits, axis=-1).astype(jnp.int32), None, None)
+        best = jnp.argmax(logits, axis=-1)[..., None] if count == 1 else jax.lax.top_k(logits, count)[1]
+        return constrain(best.astype(jnp.int32), None, None, None)
 
 
 def predicted(objective: Objective, rules: Rules, params, extras, inputs: Batch, vocab_size: int) -> np.ndarray:
-    """int32[B, T], the likeliest token at each place of inputs on the host; so many rows at once as their logits allow."""
+    """int32[B, T], the likeliest token at each place of inputs, on the host."""
+    return likeliest(objective, rules, 1, params, extras, inputs, vocab_size)[..., 0]
+
+
+def likeliest(
+    objective: Objective, rules: Rules, count: int, params, extras, inputs: Batch, vocab_size: int
+) -> np.ndarray:
+    """int32[B, T, count], the likeliest tokens at each place, best first; so many rows at once as their logits allow."""
     rows, length = inputs["tokens"].shape
     size = rows_at_once(rules, length, vocab_size, rows)
     found = []
     for first in range(0, rows, size):
         part = np.minimum(np.arange(first, first + size), rows - 1)  # the last row again, to a full batch
-        ids = _likeliest(objective, rules, params, extras, jax.tree.map(lambda x, part=part: x[part], inputs))
+        ids = _likeliest(objective, rules, count, params, extras, jax.tree.map(lambda x, part=part: x[part], inputs))
         found.append(np.asarray(distributed.settled(ids)))
     return np.concatenate(found)[:rows]
 
@@ -75,18 +85,17 @@ def single_tasks(objective: Objective, extras: Any) -> Iterator[tuple[str, Objec
         yield name, task, extras[name]
 
 
+def writing_on_first(objective: Objective, extras: Any) -> list[tuple[Objective, Any]]:
+    """(objective, extras) of the tasks, first those that have learnt how a text goes on: what is asked to go on with one."""
+    tasks = [(task, extra) for _, task, extra in single_tasks(objective, extras)]
+    return sorted(tasks, key=lambda each: not isinstance(innermost(each[0]), (PrefixLm, PrefixSeq2Seq)))
+
+
 def by_task(objective: Objective, rules: Rules, seed: int, index: int, batch: Batch) -> dict[str, Observation]:
     """{task: what held-out loss has seen of the batch with this number}, on the host; names as `single_tasks` gives them."""
     key = random.stream(seed, random.EVALUATE, index)
     found = jax.device_get(distributed.settled(observed(objective, rules, batch, key, np.int32(0))))
     return found.inputs if isinstance(objective, Mixture) else {"": found}
-
-
-def innermost(objective: Objective) -> Objective:
-    """The objective that wrappers are around."""
-    while isinstance(objective, Wrapper):
-        objective = objective.inner
-    return objective
 
 
 def hides_inside(objective: Objective) -> bool:
@@ -151,20 +160,22 @@ class FillIns:
         return {name: first(seen) for name, seen in tasks.items()}
 
     def _words(self, objective, params, extras, observation, heading) -> list[str]:
-        """Masked words: the text with [[original -> predicted]] at each hidden place."""
-        ids = predicted(objective, self.rules, params, extras, observation.inputs, self.vocabulary.size)
+        """Masked words: the text with [[original -> likeliest, second, third]] at each hidden place."""
+        size = self.vocabulary.size
+        ids = likeliest(objective, self.rules, min(GUESSES, size), params, extras, observation.inputs, size)
         parts = []
         hiding = observation.weights["nll"] > 0
         for row, (told, truth, hidden) in enumerate(zip(ids, text_of(observation), hiding, strict=True)):
-            right = int((told == truth)[hidden].sum())
+            hits = told[:, 0] == truth
             text, start = "", 0
             for place in np.flatnonzero(hidden).tolist():
-                original, guess = (self.shown(each[place : place + 1]) for each in (truth, told))
-                mark = "+" if told[place] == truth[place] else "-"
-                text += f"{self.shown(truth[start:place])}[[{original} -> {guess} {mark}]]"
+                original, *guesses = (visible(self.shown([token])) for token in (truth[place], *told[place]))
+                mark = "+" if hits[place] else "-"
+                text += f"{self.shown(truth[start:place])}[[{original} -> {', '.join(guesses)} {mark}]]"
                 start = place + 1
             text += self.shown(truth[start:])
-            parts.append(f"=== {heading}row {row}: {right} of {hidden.sum()} right (+ right, - wrong) ===\n{text}\n")
+            counts = f"{hits[hidden].sum()} of {hidden.sum()} right"
+            parts.append(f"=== {heading}row {row}: {counts} ([[hidden -> likeliest, second, third +]]) ===\n{text}\n")
         return parts
 
     def _spans(self, objective, params, extras, observation, heading) -> list[str]:
@@ -176,7 +187,7 @@ class FillIns:
         width, parts = max(map(len, (*written, "truth"))), []
         for row, source in enumerate(observation.inputs["source"]):
             told = {"truth": self._target(observation, row)} | {name: ids[row] for name, ids in written.items()}
-            line = lambda ids: self.shown(ids).replace("\n", "\\n")
+            line = lambda ids: one_line(self.shown(ids))
             lines = [f"=== {heading}row {row} ===", f"{'source':<{width}}  {line(source)}"]
             truth, greedy = (self._by_sentinel(told[name]) for name in ("truth", "greedy"))
             if truth:
@@ -224,13 +235,26 @@ class FillIns:
         return spans
 
     def shown(self, ids: np.ndarray) -> str:
-        """Ids as text: special tokens by name, sentinels as <S0>, <S1>, ...; padding is left out."""
-        names = {token: f"<{name}>" for name, token in self.vocabulary.specials}
-        names |= {token: f"<S{index}>" for index, token in enumerate(self.vocabulary.sentinels)}
-        names[self.vocabulary.special("pad")] = ""
-        ids = np.asarray(ids)
-        borders = np.flatnonzero(np.isin(ids, list(names))).tolist()
-        return "".join(_pieces(ids, borders, names, self.decode))
+        return named(ids, self.vocabulary, self.decode)
+
+
+def named(ids: np.ndarray, vocabulary: Vocabulary, decode: Callable[[np.ndarray], str]) -> str:
+    """Ids as text: special tokens by name, sentinels as <S0>, <S1>, ...; padding is left out."""
+    names = vocabulary.names | {vocabulary.special("pad"): ""}
+    ids = np.asarray(ids)
+    borders = np.flatnonzero(np.isin(ids, list(names))).tolist()
+    return "".join(_pieces(ids, borders, names, decode))
+
+
+def one_line(text: str) -> str:
+    return text.replace("\n", "\\n")
+
+
+def visible(text: str) -> str:
+    """The text of a token on one line, blanks at its ends as a mark: beside others they would not be seen."""
+    inside = text.strip(" ")
+    before = len(text) - len(text.lstrip(" ")) if inside else len(text)
+    return one_line("\u2423" * before + inside + "\u2423" * (len(text) - before - len(inside)))
 
 
 def _pieces(ids: np.ndarray, borders: Sequence[int], names: dict[int, str], decode) -> Iterator[str]:

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core.errors import ConfigError
 from pretrainx.evals.choices import Pair
-from pretrainx.evals.fill_in import innermost, rows_at_once, single_tasks
+from pretrainx.evals.fill_in import rows_at_once, writing_on_first
 from pretrainx.evals.pseudo_perplexity import log_probabilities
 from pretrainx.models.decoder import Decoder
 from pretrainx.models.encoder_decoder import EncoderDecoder
@@ -21,7 +22,7 @@ from pretrainx.objectives.cross_entropy import token_nll
 from pretrainx.objectives.denoising import Denoising
 from pretrainx.objectives.masked_lm import MaskedLm, marks
 from pretrainx.objectives.objective import Batch, Objective
-from pretrainx.objectives.prefix_lm import PrefixLm, PrefixSeq2Seq
+from pretrainx.objectives.prefix_lm import PrefixLm
 from pretrainx.objectives.span_corruption import SpanCorruption
 from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules, constrain
@@ -216,9 +217,7 @@ def likelihood(objective: Objective, rules: Rules, params: Any, extras: Any, lon
 
     Raises ConfigError for a model that predicts no tokens.
     """
-    tasks = [(task, extra) for _, task, extra in single_tasks(objective, extras)]
-    fitting = [each for each in tasks if kind_of(innermost(each[0]))]
-    fitting.sort(key=lambda each: not isinstance(innermost(each[0]), (PrefixLm, PrefixSeq2Seq)))
+    fitting = [each for each in writing_on_first(objective, extras) if kind_of(innermost(each[0]))]
     if not fitting:
         raise ConfigError(
             "the model cannot weigh choices",

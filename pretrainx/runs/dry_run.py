@@ -20,6 +20,7 @@ from pretrainx.data.text import prepare
 from pretrainx.parallel import distributed
 from pretrainx.runs import examples, parameters
 from pretrainx.runs.disk import disk_need
+from pretrainx.runs.evaluation import is_causal
 from pretrainx.runs.load import data_directory
 from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse
@@ -72,7 +73,7 @@ def dry_run(
         need = disk_need(like, recipe.checkpoint.keep, workdir / "checkpoints")
         say(f"disk: {need}")
         heading("evaluation and writers")
-        tell_all(evaluation_lines(recipe), say)
+        tell_all(evaluation_lines(recipe, parts), say)
         heading("the first batch" if step == 0 else f"batch {step}, the first that it would read")
         tell_all(batch_lines(recipe, parts, text, step), say)
     warn = lambda kind, text: say(f"{kind}: {text}")
@@ -235,11 +236,12 @@ def look_at_checkpoints(recipe, parts: Parts, like, workdir: Path, fingerprint: 
     return 0
 
 
-def evaluation_lines(recipe: Recipe) -> Iterator[str]:
+def evaluation_lines(recipe: Recipe, parts: Parts) -> Iterator[str]:
     every = f"every {recipe.train.eval_every} steps and " if recipe.train.eval_every else ""
-    samples = len(recipe.evals.samples.prompts)
-    parts = ["held-out loss", *["trigram baseline"] * recipe.evals.trigram, *[f"{samples} prompts"] * bool(samples)]
-    yield f"evaluated {every}at the end: {', '.join(parts)}"
+    causal, samples = is_causal(parts.objective), recipe.evals.samples
+    count, unit = (len(samples.prompts), "prompts") if causal else (samples.rows, "rows with what is filled in")
+    found = ["held-out loss", *["trigram baseline"] * (recipe.evals.trigram and causal), *[f"{count} {unit}"] * bool(count)]
+    yield f"evaluated {every}at the end: {', '.join(found)}"
     yield f"saved every {recipe.checkpoint.every} steps and at the end, the last {recipe.checkpoint.keep} kept"
     yield "writers: metrics.jsonl, events.jsonl" + ", tensorboard" * recipe.writers.tensorboard
 

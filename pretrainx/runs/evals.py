@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import json_lines
 from pretrainx.core.errors import ConfigError, nearest
 from pretrainx.data.prepared import PreparedText
@@ -14,7 +15,7 @@ from pretrainx.data.text import prepare
 from pretrainx.evals import ngram
 from pretrainx.evals.baseline import Baseline
 from pretrainx.evals.choices import Choices, read_questions
-from pretrainx.evals.fill_in import FillIns, hides_inside, innermost, single_tasks
+from pretrainx.evals.fill_in import FillIns, hides_inside, single_tasks
 from pretrainx.evals.likelihood import likelihood
 from pretrainx.evals.pseudo_perplexity import PseudoPerplexity
 from pretrainx.evals.sampled import Sampled
@@ -113,7 +114,7 @@ class Evaluations:
 
     @functools.cached_property
     def model(self) -> ngram.Trigram:
-        return ngram.fit(self.text.tokens("train"), self.run.tokenizer.vocabulary.size)
+        return self.evaluation.trigram_model
 
     @property
     def tasks(self) -> list:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pretrainx.adapt.wrapper import Wrapper
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.data.held_out import HeldOutTasks, HeldOutText
 from pretrainx.data.loader import place
 from pretrainx.data.prepared import PreparedText
@@ -73,18 +73,20 @@ class Evaluation:
         return sum(int(sizes[tokens].sum()) for tokens in targets)
 
     @functools.cached_property
-    def trigram(self) -> dict[str, float]:
-        """The loss of an interpolated trigram model of the training split on the same held-out targets.
+    def trigram_model(self) -> ngram.Trigram:
+        """Of all of the training text, whatever the weights of a mixture's parts."""
+        return ngram.fit(self.text.tokens("train"), self.text.vocabulary.size)
 
-        It is fitted on all of the training text, whatever the weights of a mixture's parts.
-        """
-        model = ngram.fit(self.text.tokens("train"), self.text.vocabulary.size)
+    @functools.cached_property
+    def trigram(self) -> dict[str, float]:
+        """The loss of `trigram_model` on the same held-out targets."""
+        model = self.trigram_model
         losses = np.concatenate([model.losses(s) for text in self.held_out_text.values() for s in text.sequences()])
-        bits = losses.sum() / np.log(2)
-        return {
-            "trigram/loss": float(losses.mean()),
-            "trigram/bits_per_byte": float(bits / self.bytes_of_text(*self.text.names)),
-        }
+        found = {"trigram/loss": float(losses.mean())}
+        if self.text.tokenizer.lossless:  # as for held-out loss: other tokens are not the text
+            bits = losses.sum() / np.log(2)
+            found["trigram/bits_per_byte"] = float(bits / self.bytes_of_text(*self.text.names))
+        return found
 
     @functools.cached_property
     def continuations(self) -> Continuations:
@@ -98,7 +100,7 @@ class Evaluation:
             text.vocabulary.special("eos"),
             samples.prompts,
             # The mode token of a prefix LM stands in the cache too.
-            self.recipe.data.length - bool(getattr(base_of(self.parts.objective), "mode", "")),
+            self.recipe.data.length - bool(getattr(innermost(self.parts.objective), "mode", "")),
             samples.temperature,
         )
 
@@ -144,18 +146,11 @@ class Evaluation:
         return values
 
 
-def base_of(objective: Objective) -> Objective:
-    """What the wrappers are around."""
-    while isinstance(objective, Wrapper):
-        objective = objective.inner
-    return objective
-
-
 def predicts_all(objective: Objective) -> bool:
     """Whether every token of a text is scored, given those before it: then losses are bits of the text."""
-    return type(base_of(objective)) is Autoregressive
+    return type(innermost(objective)) is Autoregressive
 
 
 def is_causal(objective: Objective) -> bool:
     """Whether it goes on with a text: whether a trigram model and continuations of prompts can be compared with it."""
-    return objective.decodes and isinstance(getattr(base_of(objective), "model", None), Decoder)
+    return objective.decodes and isinstance(getattr(innermost(objective), "model", None), Decoder)

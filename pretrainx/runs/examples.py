@@ -73,7 +73,7 @@ def lines(tokenizer: Tokenizer, batch: Batch, observation: Observation, row: int
 
 
 def text_of(tokenizer: Tokenizer, values: np.ndarray, name: str) -> str:
-    """Token ids as text on one line, special tokens by name; of other arrays what they are."""
+    """Token ids as text on one line, special tokens and sentinels by name; of other arrays what they are."""
     values = np.asarray(values)
     if name.endswith(("segments", "types")):
         return _runs(values)
@@ -85,7 +85,7 @@ def text_of(tokenizer: Tokenizer, values: np.ndarray, name: str) -> str:
         return f"{values.sum()} of {len(values)}"
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         return f"{values.dtype}{list(values.shape)}"
-    names = {token: f"<{special}>" for special, token in tokenizer.vocabulary.specials}
+    names = tokenizer.vocabulary.names
     parts, start = [], 0
     marks = [index for index, token in enumerate(values.tolist()) if token in names]
     for index in [*marks, len(values)]:
@@ -103,7 +103,9 @@ def text_of(tokenizer: Tokenizer, values: np.ndarray, name: str) -> str:
 
 
 def targets_of(tokenizer: Tokenizer, targets: np.ndarray, weights: np.ndarray) -> str:
-    """Targets as text; those without weight stand in UNSCORED."""
+    """Targets as text, one of a whole row as its number; those without weight stand in UNSCORED."""
+    if not np.ndim(targets):
+        return f"{targets:g}" if weights > 0 else f"{targets:g}".join(UNSCORED)
     borders = np.flatnonzero(np.diff(weights > 0)) + 1
     pieces = zip(np.split(targets, borders), np.split(weights, borders), strict=True)
     mark = lambda text, scored: text if scored else text.join(UNSCORED)

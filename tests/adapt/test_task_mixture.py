@@ -11,6 +11,7 @@ from pretrainx.adapt.wrapper import Wrapper
 from pretrainx.core import paths, random
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import TextRows, rows_of_task, tokens_of
+from pretrainx.core.schedule import Ramp
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.layers import Precision
@@ -124,3 +125,14 @@ def test_the_first_task_that_writes_decodes():
     np.testing.assert_allclose(logits, wanted, rtol=1e-9, atol=1e-9)
     with pytest.raises(TypeError, match="no task of the mixture"):
         Mixture((("line", Line(), 1.0),)).cache({}, {}, 1, 8)
+
+
+def test_denoisers_count_by_their_rows():
+    """The loss of an average row: a quarter of the rows is a quarter of the loss, under a schedule too."""
+    task = Line(coefficient=Ramp(1.0, 4.0, 3))
+    mixture = Mixture((("a", task, 0.25), ("b", task, 0.75)), by_share=True)
+    for step, size in ((0, 1.0), (3, 4.0)):
+        assert [float(term.at(step)) for term in mixture.terms] == [0.25, 0.25 * size, 0.75, 0.75 * size]
+    assert {mixture} == {Mixture((("a", task, 0.25), ("b", task, 0.75)), by_share=True)}
+    plain = Mixture((("a", task, 0.25), ("b", task, 0.75)))
+    assert [float(term.at(3)) for term in plain.terms] == [1.0, 4.0, 1.0, 4.0]
