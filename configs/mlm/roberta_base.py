@@ -11,7 +11,7 @@ is 5.6110, 5.1392, 4.2943, 4.1879, 3.8614; the last ten average 4.1152, with see
 
 from ml_collections import ConfigDict
 
-# width, depth, heads, peak rate (table 9)
+# width, depth, heads, peak rate (table 9; the large one warms up for longer)
 SIZES = {"": (768, 12, 12, 6e-4), "large": (1024, 24, 16, 4e-4), "smoke": (48, 2, 2, 3e-3)}
 
 
@@ -32,7 +32,7 @@ def get_config(arg=""):
         config.data.update(source="jsonl", paths=("corpus/*.jsonl",), vocab_size=50265, held_out=0.001)
     config.optimizer = dict(name="adamw", b1=0.9, b2=0.98, epsilon=1e-6, weight_decay=0.01)
     config.optimizer.update(decays=("kernel", "head", "embedding"))
-    config.schedule = dict(name="linear", peak=peak, warmup=5 if smoke else 24_000)
+    config.schedule = dict(name="linear", peak=peak, warmup=5 if smoke else 30_000 if arg == "large" else 24_000)
     config.precision = dict(compute="float32" if smoke else "bfloat16")
     config.train = dict(
         steps=20 if smoke else 500_000,

@@ -70,12 +70,11 @@ class MixtureOfDenoisersConfig:
             )
         known = [name for name, _ in vocabulary.specials]
         if missing := [one.mode for one in self.denoisers if one.mode and one.mode not in known]:
-            wanted = ", ".join(repr(one.mode) for one in self.denoisers if one.mode)
             raise ConfigError(
                 "the vocabulary lacks the modes of the denoisers",
                 where="config.objective.denoisers",
                 why=f"no special token {', '.join(map(repr, missing))}; there are {', '.join(known)}",
-                do=f'--config.data.specials="({wanted},)", or denoisers without modes',
+                do=f"{vocabulary.asking(*dict.fromkeys(missing))}, or denoisers without modes",
             )
         build = lambda one: self._config(one).build(model, vocabulary, length, precision, segmented)
         built = [(one.name, build(one), one.share) for one in self.denoisers]

@@ -89,6 +89,7 @@ def _inspect(arguments: Arguments) -> int:
 
     from pretrainx.cli.config_file import load
     from pretrainx.data.text import prepare
+    from pretrainx.runs.load import prepared_directory
     from pretrainx.runs.recipe import parse
 
     step = whole_number(arguments, "step")
@@ -102,7 +103,7 @@ def _inspect(arguments: Arguments) -> int:
         )
     recipe = parse(load(config or str(Path(workdir) / "config.json"), arguments.overrides))
     with tempfile.TemporaryDirectory() as spare:
-        directory = recipe.data.cache or Path(workdir or spare) / "data"
+        directory = prepared_directory(recipe, Path(workdir)) if workdir else recipe.data.cache or Path(spare) / "data"
         _show(recipe, prepare(recipe.data, directory), step, count)
     return 0
 

@@ -10,7 +10,8 @@ def _eval(arguments: Arguments) -> int:
 
     given = {name: whole_number(arguments, name) for name in ("step", "demonstrations") if name in arguments.flags}
     names = tuple(filter(None, arguments.flags.get("evals", "").split(",")))
-    return evaluate(arguments.flags["workdir"], names=names, choices=arguments.flags.get("choices", ""), **given)
+    files = {name: arguments.flags[name] for name in ("choices", "demonstrations_from") if name in arguments.flags}
+    return evaluate(arguments.flags["workdir"], names=names, **files, **given)
 
 
 COMMANDS = (
@@ -32,6 +33,11 @@ COMMANDS = (
                 "FILE.jsonl",
             ),
             Flag("demonstrations", "solved questions in front of each, drawn three times (default 0)", "K"),
+            Flag(
+                "demonstrations_from",
+                "draw them from these questions (default: the others of --choices)",
+                "FILE.jsonl",
+            ),
         ),
     ),
 )

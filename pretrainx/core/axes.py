@@ -12,7 +12,10 @@ from pretrainx.core import paths
 Names = tuple[str | None, ...]
 # Dimensions that are one dimension of a matrix, stored apart: [embed, heads, head_dim] is embed x (heads * head_dim).
 TOGETHER = ("heads", "head_dim")
-TABLES = ("vocab", "position", "type", "bucket")
+TABLES = ("vocab", "position", "type")
+HEADS = ("vocab", "classes")
+# Of numbers that are added and multiply nothing: a bias per output, or per head and bucket of distances.
+BIASES = (*TOGETHER, "bucket")
 
 
 def without_layers(names: Names) -> Names:
@@ -26,11 +29,11 @@ def role(names: Names) -> str:
         return "scalar"
     if names == ("norm",):
         return "norm"
-    if set(names) <= set(TOGETHER) or len(names) == 1:
+    if set(names) <= set(BIASES) or len(names) == 1:
         return "bias"
     if names[0] in TABLES:
         return "embedding"
-    return "head" if names[-1] == "vocab" else "kernel"
+    return "head" if names[-1] in HEADS else "kernel"
 
 
 def matrix_shape(names: Names, shape: tuple[int, ...]) -> tuple[int, ...]:

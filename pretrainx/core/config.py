@@ -225,6 +225,8 @@ class _Reader:
             return self.section(annotation, value, path, base)
         if annotation not in _SCALARS or annotation is type(None):
             raise TypeError(f"{path}: the schema's annotation {annotation!r} has no strict reading")
+        if value is None and "none" in metadata.get("choices", ()):
+            value = "none"  # what a command line and a config file read as no value is the name of a choice here
         parsed, problem = _scalar(annotation, value)
         problem = problem or _outside(parsed, metadata)
         return self.refuse(path, problem) if problem else parsed

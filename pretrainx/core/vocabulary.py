@@ -45,8 +45,13 @@ class Vocabulary:
         raise ConfigError(
             f"the vocabulary has no special token {name!r}",
             why=nearest(name, [known for known, _ in self.specials]),
-            do=f'give a trained tokenizer the token: --config.data.specials="({name!r},)", or choose another objective',
+            do=f"give a trained tokenizer the token: {self.asking(name)}, or choose another objective",
         )
+
+    def asking(self, *names: str) -> str:
+        """The override that gives a trained tokenizer these special tokens beside those that it was given."""
+        given = tuple(name for name, _ in self.specials if name not in ("pad", "eos"))
+        return f'--config.data.specials="{(*given, *names)}"'
 
     def check(self, tokens: np.ndarray, where: str) -> None:
         """Raises DataError when a token id lies outside the vocabulary (a lookup would clamp it silently)."""

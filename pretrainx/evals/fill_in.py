@@ -175,7 +175,7 @@ class FillIns:
                 start = place + 1
             text += self.shown(truth[start:])
             counts = f"{hits[hidden].sum()} of {hidden.sum()} right"
-            parts.append(f"=== {heading}row {row}: {counts} ([[hidden -> likeliest, second, third +]]) ===\n{text}\n")
+            parts.append(f"=== {heading}row {row}: {counts} (+ right, - wrong; best guess first) ===\n{text}\n")
         return parts
 
     def _spans(self, objective, params, extras, observation, heading) -> list[str]:

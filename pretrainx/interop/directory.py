@@ -143,6 +143,9 @@ def write(
     if not values:
         config, params = family.settled(config, params, special)
         values = _config_json(family, config, vocab_size, max_length, special)
+    # The run may have been trained to begin otherwise than its source.
+    files = {name: _beginning(content, special) for name, content in facts.get("files", {}).items()}
+    values, facts = _beginning(values, special), facts | {"files": files}
     arrays = tensors.write(rows(), params, str(directory))
     own = next(iter(arrays.values())).dtype
     arrays |= {name: np.zeros(shape, own) for name, shape in family.zeros(config, vocab_size).items()}
@@ -208,6 +211,12 @@ def _as_it_was(
         return {}
     kept = {key: value for key, value in source.items() if key != "torch_dtype"}
     return kept | {"architectures": [family.architecture(config)]}
+
+
+def _beginning(values: dict[str, Any], special: Mapping[str, int]) -> dict[str, Any]:
+    """The values with the id that the decoder reads first, where they name one."""
+    key = "decoder_start_token_id"
+    return values | {key: special["decoder_start"]} if key in values and "decoder_start" in special else values
 
 
 def _config_json(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
@@ -80,17 +81,21 @@ def by_head(x: jax.Array) -> jax.Array:
 
 def buckets_of(distance: jax.Array, causal: bool, buckets: int, farthest: int) -> jax.Array:
     """The bucket int32[...] of a key's position minus the query's (Raffel et al. 2020, section 2.1): half of them for single
-    distances, the rest growing with the logarithm up to `farthest`. Not causal: one half of all for keys that follow."""
+    distances, the rest growing with the logarithm up to `farthest`. Not causal: one half of all for keys that follow.
+
+    By a table made on the host: some distances lie where a bucket begins, and devices round logarithms differently.
+    """
     first = 0
     if not causal:
         buckets //= 2
         first = jnp.where(distance > 0, buckets, 0)
         distance = -jnp.abs(distance)
-    back = jnp.maximum(-distance, 0)
     exact = buckets // 2
-    ratio = jnp.log(jnp.maximum(back, 1).astype(jnp.float32) / exact) / math.log(farthest / exact)
-    far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
-    return first + jnp.where(back < exact, back, far)
+    back = np.arange(farthest + 1)
+    ratio = np.log(np.maximum(back, exact) / exact) / math.log(farthest / exact)
+    far = np.minimum(exact + (ratio * (buckets - exact)).astype(np.int32), buckets - 1)
+    table = np.where(back < exact, back, far).astype(np.int32)
+    return first + jnp.asarray(table)[jnp.clip(-distance, 0, farthest)]
 
 
 class RelativeBias(nn.Module):
@@ -112,7 +117,8 @@ class RelativeBias(nn.Module):
         initial = nn.with_logical_partitioning(nn.initializers.normal(std), ("bucket", "heads"))
         table = self.param("table", initial, (config.buckets, config.heads), self.precision.params)
         places = buckets_of(keys[None, :] - queries[:, None], self.causal, config.buckets, config.bucket_distance)
-        bias = wide(jnp.moveaxis(table[places], -1, 0))
+        # Wide before the lookup: its gradient is a sum over all pairs in a bucket, which bfloat16 cannot add up.
+        bias = jnp.moveaxis(wide(table)[places], -1, 0)
         return constrain_groups(jnp.broadcast_to(bias, (row_groups(rows), *bias.shape)))
 
 

@@ -55,6 +55,16 @@ class EncoderConfig(StackConfig):
     head: str = field(default="transform", metadata={"choices": HEADS})
     pooler: bool = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ConfigError(
+                "sinusoidal positions are pairs of a sine and a cosine",
+                where="config.model.width",
+                why=f"got {self.width}",
+                do="choose an even width",
+            )
+
     def build(self, vocab_size: int, length: int, precision: Precision, predicted: int = 0) -> Encoder:
         """The encoder of these sizes for rows of `length` tokens; `predicted` as Encoder has it."""
         self.check(length, precision)
@@ -123,7 +133,8 @@ class Encoder(nn.Module):
         if config.positions != "rotary":
             x = x + self.position(positions + config.position_offset)
         if config.types:
-            x = x + self.type(jnp.zeros_like(tokens) if types is None else types)
+            # One lookup where all are of type 0: the gradient of one at each token would meet at a single row.
+            x = x + self.type(jnp.zeros((1, 1), jnp.int32) if types is None else types)
         if config.embedding_norm:
             x = self.embedding_norm(x)
         x = dropout(x.astype(self.precision.compute), config.dropout, keys, 2 * config.depth)

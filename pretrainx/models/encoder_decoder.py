@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from pretrainx.core.errors import ConfigError
 from pretrainx.models.attention import Cache, RelativeBias
 from pretrainx.models.layers import ACTIVATIONS, Embedding, Linear, Norm, Precision, dropout, padded, unpadded
 from pretrainx.models.stack import INITIAL, Around, StackConfig, stacked
@@ -47,6 +48,16 @@ class EncoderDecoderConfig(StackConfig):
     scaled_attention: bool = True
     scaled_logits: bool = False
     initial: str = field(default="normal", metadata={"choices": INITIAL})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.positions == "relative" and self.bucket_distance <= self.buckets // 2:
+            raise ConfigError(
+                "no distance is left for the buckets that hold several",
+                where="config.model.bucket_distance",
+                why=f"{self.buckets // 2} of the buckets hold one distance each, the last begins at {self.bucket_distance}",
+                do=f"--config.model.bucket_distance={4 * self.buckets}, as T5 has it, or fewer buckets",
+            )
 
     @property
     def target_depth(self) -> int:

@@ -156,7 +156,7 @@ class Sinusoids(nn.Module):
         """[..., width] of positions [...]"""
         initial = nn.with_logical_partitioning(nn.initializers.constant(self.width**-0.5), ())
         factor = self.param("factor", initial, (), self.precision.params)
-        half = self.width // 2
+        half, factor = self.width // 2, wide(factor)  # bfloat16 angles lose positions past a few hundred
         angles = positions[..., None] * 10_000.0 ** (-jnp.arange(half, dtype=factor.dtype) / half)
         return factor * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

@@ -17,6 +17,7 @@ from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy, masking
 from pretrainx.objectives.autoregressive import restarting
 from pretrainx.objectives.objective import Objective
+from pretrainx.objectives.seq2seq import text_length
 
 # Labels of the second sentence (BERT's order): it goes on where the first ends, or is another row's.
 CONTINUES, OTHER = 0, 1
@@ -143,7 +144,7 @@ class MaskedLmConfig:
                 f"the tokenizer has no special token {' and no '.join(map(repr, missing))}",
                 where="config.data.specials",
                 why=f"it has {', '.join(known)}",
-                do=f'--config.data.specials="{missing}"'
+                do=vocabulary.asking(*missing)
                 + (", or --config.objective.special_tokens=False" if {"cls", "sep"} & {*missing} else ""),
             )
 
@@ -221,6 +222,9 @@ class MaskedLm(Objective):
         text, words, label = example["tokens"], example.get("words"), None
         place = jnp.arange(self.length, dtype=jnp.int32)
         end = _end(text != pad)
+        if config.special_tokens and not config.next_sentence:
+            # Where a document that ends with the closing mark ends before the row does, the mark is not doubled.
+            end = text_length({"tokens": text, "length": end}, marks(self.vocabulary)[1])
         if config.next_sentence:
             # Both rows are cut to the shorter: the number of tokens does not tell which one the second sentence is from.
             end = jnp.minimum(end, _end(example["other"] != pad))

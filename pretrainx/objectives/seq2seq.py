@@ -72,8 +72,9 @@ class Seq2Seq(Objective):
     def observe(self, key, example, step):
         pair = self.corrupt(key, example)
         tokens = jnp.concatenate([jnp.full(1, self.begin, jnp.int32), pair.targets[:-1]])
-        # A row without text teaches nothing, not even its end.
-        real = (jnp.arange(pair.targets.shape[0]) < pair.target_length) & (example["length"] > 0)
+        # A row without text teaches nothing, not even its end; the last piece of a document may be its end alone.
+        some = text_length(example, self.vocabulary.special("eos")) > 0
+        real = (jnp.arange(pair.targets.shape[0]) < pair.target_length) & some
         inputs = {"source": pair.source, "source_length": pair.source_length, "tokens": tokens}
         return Observation(inputs, pair.targets, {"nll": real.astype(jnp.float32)})
 

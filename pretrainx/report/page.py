@@ -124,6 +124,7 @@ def _figures(run: Run) -> dict[str, str | None]:
         "steps": f"{step:,} of {steps:,}" if isinstance(steps, int) and steps > step else f"{step:,}",
         "final train loss": last("train/loss"),
         "held-out loss": last("eval/held_out/loss"),
+        "held-out accuracy": last("eval/held_out/metric/accuracy", lambda value: f"{100 * value:.1f}%"),
         "bits per byte": last("eval/held_out/bits_per_byte"),
         "trigram loss": last("eval/trigram/loss"),
         "tokens/s": median("perf/tokens_per_s", quantity),

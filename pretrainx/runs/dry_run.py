@@ -240,7 +240,11 @@ def evaluation_lines(recipe: Recipe, parts: Parts) -> Iterator[str]:
     every = f"every {recipe.train.eval_every} steps and " if recipe.train.eval_every else ""
     causal, samples = is_causal(parts.objective), recipe.evals.samples
     count, unit = (len(samples.prompts), "prompts") if causal else (samples.rows, "rows with what is filled in")
-    found = ["held-out loss", *["trigram baseline"] * (recipe.evals.trigram and causal), *[f"{count} {unit}"] * bool(count)]
+    found = [
+        "held-out loss",
+        *["trigram baseline"] * (recipe.evals.trigram and causal),
+        *[f"{count} {unit}"] * bool(count),
+    ]
     yield f"evaluated {every}at the end: {', '.join(found)}"
     yield f"saved every {recipe.checkpoint.every} steps and at the end, the last {recipe.checkpoint.keep} kept"
     yield "writers: metrics.jsonl, events.jsonl" + ", tensorboard" * recipe.writers.tensorboard

@@ -35,12 +35,14 @@ def evaluate(
     names: Iterable[str] = (),
     choices: str = "",
     demonstrations: int = 0,
+    demonstrations_from: str = "",
     say: Callable[[str], None] = print,
 ) -> int:
     """Evaluates a checkpoint (default: the newest that is whole) and prints a table; 0.
 
     `names`: of EVALUATIONS; without any, all that apply. `choices`: a file of questions; `demonstrations`: how many solved
-    ones stand before each. One object is added to DIR/evals.jsonl, with the keys "time", "step" and "eval/<name>/<metric>".
+    ones stand before each, of the others or of a file of their own. One object is added to DIR/evals.jsonl, with the keys
+    "time", "step" and "eval/<name>/<metric>".
 
     Raises ConfigError for an unknown name, and for one that does not apply to the run's objective, with the reason.
     """
@@ -53,8 +55,15 @@ def evaluate(
         raise ConfigError(
             "there is nothing to demonstrate", where="--demonstrations", why="no questions", do="--choices=FILE.jsonl"
         )
+    if demonstrations_from and not demonstrations:
+        raise ConfigError(
+            "no demonstration is asked for",
+            where="--demonstrations_from",
+            why="their number is 0",
+            do="--demonstrations=K",
+        )
     keep_compiled_programs()
-    found = Evaluations(load(workdir, step), choices, demonstrations, say)
+    found = Evaluations(load(workdir, step), choices, demonstrations, demonstrations_from, say)
     for line in found.run.damaged:
         say(f"warning: {line}")
     reasons = {name: reason(found) for name, (reason, _) in EVALUATIONS.items()}
@@ -95,8 +104,9 @@ def evaluate(
 class Evaluations:
     """The evaluations of one checkpoint. What several of them need is made once, and what none needs never."""
 
-    def __init__(self, run: Run, choices: str, demonstrations: int, say: Callable[[str], None]):
-        self.run, self.choices_file, self.demonstrations, self.say = run, choices, demonstrations, say
+    def __init__(self, run: Run, choices: str, demonstrations: int, pool: str, say: Callable[[str], None]):
+        self.run, self.say = run, say
+        self.choices_file, self.demonstrations, self.pool_file = choices, demonstrations, pool
 
     @functools.cached_property
     def text(self) -> PreparedText:
@@ -180,21 +190,22 @@ class Evaluations:
         run = self.run
         shared = run.objective, run.rules, run.config.seed, self.batches[0], run.tokenizer.decode
         text = FillIns(*shared, run.tokenizer.vocabulary)(run.params, run.extras)
-        directory = run.workdir / "samples"
-        directory.mkdir(exist_ok=True)
-        (directory / f"{run.step:08d}-fill_in.txt").write_text(text, encoding="utf-8")
+        path = run.workdir / "samples" / f"{run.step:08d}-fill_in.txt"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            self.say(f"warning: {path} was not written: {error}")
         self.say(text)
         rows = self.run.config.evals.batch_size or self.run.config.train.batch_size
         return FillIns(*shared, run.tokenizer.vocabulary, rows).exact_spans(run.params, run.extras)
 
     def sampled(self) -> dict[str, float]:
-        run, length = self.run, self.run.config.data.length
-        texts = []
-        for held_out in self.evaluation.held_out_text.values():
-            for tokens in held_out.sequences():
-                texts += [tokens[first : first + length] for first in range(0, len(tokens) - length + 1, length)]
-                if len(texts) >= SAMPLES:
-                    break
+        run, length = self.run, self.evaluation.length
+        sequences = [tokens for text in self.evaluation.held_out_text.values() for tokens in text.sequences()]
+        cut = (tokens[first : first + length] for tokens in sequences for first in range(0, len(tokens), length))
+        # Whole ones where there are some; a short corpus has less.
+        texts = sorted((text for text in cut if len(text) > 1), key=len, reverse=True)
         shared = texts[:SAMPLES], self.model, run.tokenizer.vocabulary.special("eos"), run.config.seed
         return Sampled(run.objective, run.rules, *shared)(run.params, run.extras)
 
@@ -203,7 +214,8 @@ class Evaluations:
         longest = run.config.model.max_length or run.config.data.length
         scores = likelihood(run.objective, run.rules, run.params, run.extras, longest)
         questions = read_questions(self.choices_file)
-        return Choices(scores, run.tokenizer, questions, self.demonstrations, seed=run.config.seed)()
+        pool = read_questions(self.pool_file) if self.pool_file else ()
+        return Choices(scores, run.tokenizer, questions, self.demonstrations, pool, seed=run.config.seed)()
 
 
 # {name: (why it does not apply, "" where it does; what it gives)}

@@ -88,6 +88,11 @@ class Evaluation:
             found["trigram/bits_per_byte"] = float(bits / self.bytes_of_text(*self.text.names))
         return found
 
+    @property
+    def length(self) -> int:
+        """Tokens of a text that a decoder goes on with; the mode token of a prefix LM has a position before them."""
+        return self.recipe.data.length - bool(getattr(innermost(self.parts.objective), "mode", ""))
+
     @functools.cached_property
     def continuations(self) -> Continuations:
         text, samples = self.text, self.recipe.evals.samples
@@ -99,8 +104,7 @@ class Evaluation:
             text.tokenizer.decode,
             text.vocabulary.special("eos"),
             samples.prompts,
-            # The mode token of a prefix LM stands in the cache too.
-            self.recipe.data.length - bool(getattr(innermost(self.parts.objective), "mode", "")),
+            self.length,
             samples.temperature,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from pretrainx.adapt.mixture import Mixture
 from pretrainx.adapt.wrapper import Wrapper
 from pretrainx.core.errors import ConfigError
+from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.evals import continuation
+from pretrainx.evals.fill_in import named, writing_on_first
 from pretrainx.objectives.denoising import Denoising
 from pretrainx.objectives.objective import Objective
-from pretrainx.objectives.prefix_lm import PrefixSeq2Seq
 from pretrainx.objectives.seq2seq import Seq2Seq
+from pretrainx.objectives.span_corruption import SpanCorruption
 from pretrainx.runs.load import load
 
 
@@ -27,7 +30,8 @@ def generate(
 ) -> tuple[str, str]:
     """(the prompt as the model reads it, what it adds), decoded with a cache of keys and values.
 
-    A decoder goes on with the prompt; an encoder-decoder reads it as its source, and what it writes stands alone ("", text).
+    A decoder goes on with the prompt; an encoder-decoder reads it as its source (see `source_of`), and what it writes stands
+    alone ("", text), sentinels and special tokens by name. Of a mixture the task writes that has learnt how texts go on.
     Temperature 0 takes the likeliest token each time. An empty prompt begins where documents begin: after the end of
     another. ConfigError where the model does not write, or has no positions for so many tokens.
     """
@@ -40,17 +44,18 @@ def generate(
             do=f"pretrainx eval --workdir={workdir} --evals=fill_in shows what it fills in",
         )
     end = run.tokenizer.vocabulary.special("eos")
-    ids = run.tokenizer.encode_batch([prompt])[0]
-    writer = writer_of(run.objective)
+    task, extras = next(each for each in writing_on_first(run.objective, run.extras) if each[0].decodes)
+    writer = writer_of(task)
     write = lambda first, source=None: continuation.generate(
-        run.objective, run.rules, run.params, run.extras, [first], max_tokens, [temperature], end, seed, source
+        task, run.rules, run.params, extras, [first], max_tokens, [temperature], end, seed, source
     )[0]
     if isinstance(writer, Seq2Seq):
-        read = source_of(writer, ids)
+        read = source_of(writer, run.tokenizer, prompt)
         check_positions(writer, len(read), 0, "--prompt")
         check_positions(writer, 1, max_tokens, "--max_tokens")
         source = {"source": read[None], "source_length": np.array([len(read)], np.int32)}
-        return "", run.tokenizer.decode(write(np.array([writer.begin]), source))
+        return "", named(write(np.array([writer.begin]), source), run.tokenizer.vocabulary, run.tokenizer.decode)
+    ids = run.tokenizer.encode_batch([prompt])[0]
     ids = ids if len(ids) else np.array([end])
     check_positions(writer, len(ids) + bool(getattr(writer, "mode", "")), max_tokens, "--max_tokens")
     # Together, since a character may begin in the prompt's last token; apart by length of the prompt's text.
@@ -77,10 +82,25 @@ def writer_of(objective: Objective) -> Objective:
     return objective
 
 
-def source_of(objective: Seq2Seq, ids: np.ndarray) -> np.ndarray:
-    """int32[n]: a text as the encoder is used to read it where nothing is hidden."""
-    special = objective.vocabulary.special
+def source_of(objective: Seq2Seq, tokenizer: Tokenizer, prompt: str) -> np.ndarray:
+    """int32[n]: a text as the encoder is used to read it.
+
+    <S0>, <S1>, ... in it (span corruption) or <mask> (denoising) stand for what is hidden. Without one, what is hidden is how
+    the text goes on, as multiple choice asks too.
+    """
+    vocabulary, special = objective.vocabulary, objective.vocabulary.special
     mode = getattr(objective, "mode", "")
-    first = [special("bos")] if isinstance(objective, Denoising) else [special(mode)] if mode else []
-    last = [] if isinstance(objective, PrefixSeq2Seq) else [special("eos")]
+    first, last = [special(mode)] if mode else [], [special("eos")]
+    marks: dict[str, int] = {}
+    if isinstance(objective, SpanCorruption):
+        marks = {f"<S{index}>": token for index, token in enumerate(vocabulary.sentinels)}
+    elif isinstance(objective, Denoising):
+        first, marks = [special("bos")], {"<mask>": special("mask")}
+    else:
+        last = []
+    ids: list[int] = []
+    for piece in re.split(f"({'|'.join(marks)})" if marks else "(?!)", prompt):
+        ids += [marks[piece]] if piece in marks else tokenizer.encode_batch([piece])[0].tolist()
+    if marks and not set(ids) & set(marks.values()):
+        ids.append(next(iter(marks.values())))
     return np.array([*first, *ids, *last], np.int32)

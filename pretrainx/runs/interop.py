@@ -35,6 +35,7 @@ from pretrainx.runs.load import Run, data_directory, load
 from pretrainx.runs.parts import assemble
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.training import guard
+from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.state import TrainState
 from pretrainx.training.writers import Journal
@@ -116,7 +117,7 @@ def export_model(
         facts=facts,
         card=_card(run, facts, vocab_size),
     )
-    count = sum(leaf.size for _, leaf in paths.leaves(run.params))
+    count = states.layout(run.objective, run.config.train.batch_size).parameters(vocab_size)
     architecture = directory.fitting(config).architecture(config)
     say(f"{target}: {architecture}, {quantity(count)} parameters, step {run.step} of {workdir}")
 

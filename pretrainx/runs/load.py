@@ -65,9 +65,9 @@ class Run:
         """{term: weighted mean, "loss": their sum with coefficients} without dropout; masks and noise are drawn from `seed`.
 
         `batch` has the fields that training rows have ({"tokens": int[B, T + 1]} for causal models, {task: fields} for a
-        mixture). Those that follow from the others may be left out: "valid" (every row), "length" (without padding), "segments"
-        (what is not padding is one document), "words" and "sentences" (of the tokens); see `following`. ConfigError where
-        another is missing.
+        mixture); rows of fewer tokens are filled up. Those fields that follow from the others may be left out: "valid" (every
+        row), "length" (without padding), "segments" (what is not padding is one document), "words" and "sentences" (of the
+        tokens); see `following`. ConfigError where another is missing, or rows are too wide.
         """
         batch = self._placed(self._completed(batch, self.objective.reads))
         key = random.stream(seed, random.EVALUATE, 0)
@@ -78,10 +78,21 @@ class Run:
         return terms | {"loss": float(sum(term.at(self.step) * terms[term.name] for term in self.objective.terms))}
 
     def _completed(self, batch: dict[str, Any], reads: Any) -> dict[str, Any]:
-        """The batch with what follows from its tokens."""
+        """The batch with what follows from its tokens; rows but those of causal models are padded to the objective's width."""
         if not isinstance(reads, TextRows):
-            return {name: self._completed(batch.get(name, {}), of_task) for name, _, of_task in reads}
+            tasks = {name: of_task for name, _, of_task in reads}
+            if batch.keys() != tasks.keys():
+                raise ConfigError(
+                    "a mixture scores a batch for each of its tasks",
+                    where="batch",
+                    why=f"it has {', '.join(batch) or 'nothing'}; the tasks are {', '.join(tasks)}",
+                    do=f'{{"{next(iter(tasks))}": {{"tokens": ...}}, ...}}',
+                )
+            return {name: self._completed(batch[name], of_task) for name, of_task in tasks.items()}
         batch = {name: np.asarray(value) for name, value in batch.items()}
+        for name in ("tokens", "other") if not reads.overlap else ():
+            if name in batch:
+                batch[name] = padded(batch[name], reads.width, self.tokenizer.vocabulary.special("pad"), name)
         if "tokens" in batch:
             makers = following(batch["tokens"], self.tokenizer)
             batch = {name: make() for name, make in makers.items() if name in ("valid", *reads.fields)} | batch
@@ -98,6 +109,18 @@ class Run:
     def _placed(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
         arrays = jax.tree.map(np.asarray, batch)
         return place(arrays, jax.tree.map(lambda array: self.rules.rows(array.shape), arrays))
+
+
+def padded(rows: np.ndarray, width: int, pad: int, name: str) -> np.ndarray:
+    """Rows int[B, t] filled up behind to int[B, width]. ConfigError for wider ones."""
+    if rows.ndim != 2 or rows.shape[1] > width:
+        raise ConfigError(
+            "the rows do not fit the objective",
+            where=f"batch[{name!r}]",
+            why=f"their shape is {list(rows.shape)}; it reads [rows, {width}], or fewer tokens that it fills up",
+            do=f"cut texts to {width} tokens" if rows.ndim == 2 else "give one row of ids for each text",
+        )
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=pad)
 
 
 def following(tokens: np.ndarray, tokenizer: Tokenizer) -> dict[str, Callable[[], np.ndarray]]:
@@ -172,6 +195,19 @@ def read_recipe(workdir: Path) -> Recipe:
 def data_directory(recipe: Recipe, workdir: Path) -> Path:
     """Where the prepared data of a run are."""
     return Path(recipe.data.cache) if recipe.data.cache else workdir / "data"
+
+
+def prepared_directory(recipe: Recipe, workdir: Path) -> Path:
+    """The same, where it is there. DataError otherwise: a run that is looked at is not prepared anew."""
+    directory = data_directory(recipe, workdir)
+    if not directory.is_dir():
+        raise DataError(
+            "the run's data are missing",
+            where=str(directory),
+            why="no such directory",
+            do="copy the run with its data directory, or restore config.data.cache",
+        )
+    return directory
 
 
 def read_tokenizer(recipe: Recipe, workdir: Path, meta: dict) -> Tokenizer:

@@ -21,7 +21,7 @@ from pretrainx.data.tasks import TaskRows
 from pretrainx.data.text import prepare
 from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.runs import examples
-from pretrainx.runs.load import data_directory, read_recipe, rebuild
+from pretrainx.runs.load import prepared_directory, read_recipe, rebuild
 from pretrainx.runs.parts import Parts
 from pretrainx.runs.recipe import Recipe
 from pretrainx.training import state as states
@@ -106,15 +106,7 @@ def _show_rows(made: Replay, step: int, task: str, batch, observation, losses: d
 def open_run(workdir: Path, step: int, say: Callable[[str], None]) -> Replay:
     """The run with its data, and the checkpoint that is best for replaying `step`."""
     recipe = read_recipe(workdir)
-    directory = data_directory(recipe, workdir)
-    if not directory.is_dir():
-        raise DataError(
-            "the run's data are missing",
-            where=str(directory),
-            why="no such directory",
-            do="copy the run with its data directory, or restore config.data.cache",
-        )
-    text = prepare(recipe.data, directory, say)
+    text = prepare(recipe.data, prepared_directory(recipe, workdir), say)
     mesh, (recipe, parts) = recipe.mesh, rebuild(recipe, text.vocabulary)
     rows = text.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
     restored = _restore(workdir / "checkpoints", step, parts, say)

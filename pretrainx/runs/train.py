@@ -151,10 +151,22 @@ def begin(recipe: Recipe, workdir: Path, allow_change: tuple[str, ...]) -> None:
     keep_compiled_programs()
     try:
         refuse_unknown(allow_change, recipe)
+        refuse_headless(recipe)
         lay_out(recipe)
     except ConfigError as error:
         error.shared = True  # of what all processes have alike
         raise
+
+
+def refuse_headless(recipe: Recipe) -> None:
+    """ConfigError where the model predicts nothing: such a one is imported for its features."""
+    if getattr(recipe.model, "head", "") == "none":
+        raise ConfigError(
+            "the model has no head to be trained with",
+            where="config.model.head",
+            why="'none': it gives features, and predicts no tokens",
+            do="--config.model.head=transform, with config.init_from naming the run: the head starts anew",
+        )
 
 
 def refuse_unlike(recipe: Recipe, workdir: Path, allow_change: tuple[str, ...]) -> None:

@@ -57,6 +57,7 @@ def test_the_commands_and_their_flags_are_frozen():
         "--evals=NAME,...",
         "--choices=FILE.jsonl",
         "--demonstrations=K",
+        "--demonstrations_from=FILE.jsonl",
     ]
     assert forms["replay"] == ["--workdir=DIR", "--step=N", "--rows=K", "--forward=K"]
     assert forms["ckpt list"] == ["--workdir=DIR"]

@@ -113,6 +113,9 @@ def test_inspect_shows_the_batch_that_the_run_reads(config, tmp_path, capsys):
     here = sorted(tmp_path.iterdir())
     code, again, _ = run(capsys, "data", "inspect", f"--config={config}", "--step=2", "--rows=8")
     assert code == 0 and again.endswith(out) and sorted(tmp_path.iterdir()) == here
+    (run_directory / "data").rename(tmp_path / "elsewhere")
+    code, _, err = run(capsys, "data", "inspect", f"--workdir={run_directory}", "--step=2")
+    assert code == 3 and "data are missing" in err and not (run_directory / "data").exists(), "nothing is prepared anew"
     for words in ((), (f"--config={config}", f"--workdir={run_directory}")):
         assert run(capsys, "data", "inspect", "--step=1", *words)[0] == 2
 

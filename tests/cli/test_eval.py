@@ -1,13 +1,17 @@
 """The command `eval`: its table, what it adds to evals.jsonl, and what it refuses."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from chaos.runs import block_of
 from pretrainx.cli.main import main
 from pretrainx.core.json_lines import read, read_metrics
-from pretrainx.runs.evals import EVALUATIONS
+from pretrainx.evals import ngram
+from pretrainx.runs.evals import EVALUATIONS, Evaluations
+from pretrainx.runs.load import load
 
 pytestmark = pytest.mark.xdist_group("looking")
 
@@ -55,12 +59,26 @@ def test_what_applies_is_evaluated(home, capsys):
     assert found["eval/sampled/trigram_loss"] > found["eval/sampled/held_out/trigram_loss"]
 
 
+def test_samples_of_a_text_that_is_shorter_than_a_row(home):
+    found = Evaluations(load(home / "run"), "", 0, "", print)
+    tokens = np.arange(3, 33)
+    text = SimpleNamespace(sequences=lambda: [tokens[:1], tokens])
+    model = ngram.fit(tokens, found.run.tokenizer.vocabulary.size)
+    found.evaluation = SimpleNamespace(length=40, held_out_text={"": text}, trigram_model=model)
+    assert found.sampled()["held_out/tokens"] == 15
+
+
 def test_choices_of_an_earlier_step(home, questions):
     found = evaluated(home / "run", "--step=4", "--evals=choices", questions, "--demonstrations=2")
     assert found["step"] == 4 and found["eval/choices/chance"] == 0.5
     assert {f"eval/choices/{name}{end}" for name in ("none", "token", "byte", "pmi") for end in ("", "_std")} < set(
         found
     )
+    pool = home / "pool.jsonl"
+    pool.write_text('{"prompt": "in the end", "choices": ["all", "nothing"], "answer": 1}\n')
+    words = ["--evals=choices", questions, "--demonstrations=1"]
+    apart = evaluated(home / "run", *words, f"--demonstrations_from={pool}")
+    assert apart["eval/choices/none_std"] == 0.0, "one is there to be drawn: each draw is the same"
     # The choices are always the same two, right in turns: without demonstrations one always wins, half of the time rightly.
     assert evaluated(home / "run", "--evals=choices", questions)["eval/choices/none"] == 0.5
 
@@ -87,6 +105,7 @@ def test_a_masked_model(home, questions, tmp_path, capsys):
         (["--evals=choices"], "no questions are given"),
         (["--demonstrations=2"], "nothing to demonstrate"),
         (["--demonstrations=x"], "whole number"),
+        (["--demonstrations_from=FILE.jsonl"], "their number is 0"),
     ],
 )
 def test_refused(words, says, home, capsys):

@@ -195,7 +195,7 @@ def prepare(
     case, mesh=MeshConfig(1), microbatches=1, noise=True, objective=None, clip=1.0, optimizer=AdamWConfig(), **options
 ):
     objective = objective or CASES[case]()
-    ways = np.prod([getattr(mesh, axis) for axis in ("data", "fsdp", "tensor")])
+    ways = np.prod([getattr(mesh, axis) for axis in ("data", "fsdp", "tensor", "context")])
     rules = Rules(make_mesh(mesh, jax.devices()[:ways]))
     options = Options(rules, seed=3, microbatches=microbatches, ema=0.9, **options)
     found = states.layout(objective, ROWS)

@@ -19,7 +19,7 @@ def print_matrix(reporter) -> None:
             found = NODE.search(report.nodeid)
             if found and (report.when == "call" or outcome != "passed"):
                 check, case = found.groups()
-                case = re.sub(r"^(one-device-4|data-8|fsdp-4-tensor-2)-", "", case)
+                case = re.sub(r"-(one-device-4|data-8|fsdp-4-tensor-2|fsdp-2-tensor-2-context-2)$", "", case)
                 cells.setdefault((case, check), []).append(mark)
     if not cells:
         return

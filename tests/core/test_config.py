@@ -264,3 +264,11 @@ def test_a_schema_that_has_no_strict_reading_is_a_fault_of_the_program():
 
     with pytest.raises(TypeError, match="anything"):
         parse(Loose, {"anything": 1})
+
+
+def test_no_value_is_the_choice_none():
+    """What `--config.model.remat=none` is read as; where there is no such choice it stays an error."""
+    run = parse(Run, {"train": {"steps": 1}, "model": {"remat": None}})
+    assert run.model.remat == "none"
+    with pytest.raises(ConfigError, match="expected a whole number|expected an integer"):
+        parse(Run, {"train": {"steps": 1}, "model": {"width": None}})

@@ -14,6 +14,7 @@ from pretrainx.evals.continuation import generate
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.objectives.prefix_lm import PrefixLmConfig
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
 from pretrainx.training import state as states
@@ -35,8 +36,8 @@ def float64():
         yield
 
 
-def build(config, wrap):
-    objective = wrap(AutoregressiveConfig().build(config, VOCABULARY, 12, Precision("float64", "float64")))
+def build(config, wrap, kind=AutoregressiveConfig()):
+    objective = wrap(kind.build(config, VOCABULARY, 12, Precision("float64", "float64")))
     params = axes.unbox(jax.jit(objective.init)(jax.random.key(0), states.example_batch(objective, 2)))
     rng = np.random.default_rng(1)
     return objective, jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape), params)
@@ -77,3 +78,18 @@ def test_generation_ends():
     found = generate(objective, rules, params, {}, PROMPTS, 9, TEMPERATURES, end=end, seed=3)
     assert found[0].tolist() == [] and any(len(ids) for ids in found[1:])
     assert all(end not in ids for ids in found)
+
+
+def test_a_prefix_lm_reads_the_whole_prompt_both_ways():
+    """The tokens that its logits give one by one with the prompt as prefix, whatever prompts stand beside it."""
+    objective, params = build(LLAMA, lambda o: o, PrefixLmConfig())
+    rules = Rules(make_mesh(MeshConfig(), jax.devices()[:1]))
+    run = jax.jit(lambda inputs: objective.outputs(params, {}, inputs, ("logits",))["logits"])
+    found = generate(objective, rules, params, {}, PROMPTS, 5, [0.0] * 3, end=1, seed=3)
+    for prompt, ids in zip(PROMPTS, found, strict=True):
+        row, prefix = np.zeros((1, 12), np.int32), np.array([len(prompt)], np.int32)
+        row[0, : len(prompt)] = prompt
+        for place in range(len(prompt), len(prompt) + len(ids)):
+            row[0, place] = run({"tokens": row, "prefix": prefix})[0, place - 1].argmax()
+        assert ids.tolist() == row[0, len(prompt) : len(prompt) + len(ids)].tolist()
+    assert any(len(ids) == 5 for ids in found)

@@ -1,5 +1,7 @@
 """What models fill in, shown and counted; the trigram model on the same hidden places; sources for generation."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from pretrainx.adapt.mixture import Mixture
 from pretrainx.evals import ngram
 from pretrainx.evals.baseline import Baseline, restored
 from pretrainx.evals.continuation import generate
-from pretrainx.evals.fill_in import FillIns, by_task, predicted
+from pretrainx.evals.fill_in import FillIns, by_task, named, predicted, visible
 from pretrainx.evals.held_out import HeldOut
 from pretrainx.evals.sampled import Sampled, distinct, judged
 
@@ -49,9 +51,21 @@ def test_masked_words_are_shown_with_what_was_guessed():
         right = (guess == truth)[row][hidden[row]].sum()
         assert f"row {row}: {right} of {hidden[row].sum()} right" in text
         for place in np.flatnonzero(hidden[row]):
+            first = text_of_token(guess[row, place])
             mark = "+" if guess[row, place] == truth[row, place] else "-"
-            assert f"[[{TOKENIZER.decode(truth[row, place : place + 1])} -> " in text and f" {mark}]]" in text
+            found = re.search(
+                rf"\[\[{re.escape(text_of_token(truth[row, place]))} -> {re.escape(first)}, (.*?)\]\]", text
+            )
+            assert found[1].endswith(f" {mark}") and found[1].count(", ") == 1, "three guesses, the best first"
     assert text.count("[[") == hidden[:2].sum() and text.count("<cls>") == 2 and "row 2" not in text
+
+
+def text_of_token(token):
+    return visible(named([token], TOKENIZER.vocabulary, TOKENIZER.decode))
+
+
+def test_blanks_are_seen_where_a_token_stands_alone():
+    assert [visible(text) for text in ("a", " the", "  ", "\n ", "a b")] == ["a", "␣the", "␣␣", "\\n␣", "a b"]
 
 
 def test_spans_are_shown_beside_the_truth():

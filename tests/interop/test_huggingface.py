@@ -307,3 +307,20 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "empty").mkdir()
     export(read, tmp_path / "empty")
     assert (tmp_path / "empty" / "model.safetensors").is_file()
+
+
+def test_the_decoder_begins_as_it_was_trained(tmp_path):
+    """A BART that was gone on with by another objective; the rest of its files is as it was."""
+    values = BART | {"decoder_start_token_id": BART["eos_token_id"]}
+    make(tmp_path / "hf", values)
+    (tmp_path / "hf" / "generation_config.json").write_text('{"decoder_start_token_id": 257, "max_new_tokens": 5}')
+    read = directory.read(tmp_path / "hf")
+    files = {"generation_config.json": json.loads((tmp_path / "hf" / "generation_config.json").read_text())}
+    found = {}
+    for start in (257, 0):
+        target = tmp_path / str(start)
+        export(read, target, special={"decoder_start": start}, facts=read.facts | {"files": files})
+        found[start] = [json.loads((target / name).read_text()) for name in ("config.json", "generation_config.json")]
+        assert [each["decoder_start_token_id"] for each in found[start]] == [start, start]
+    assert [each | {"decoder_start_token_id": 257} for each in found[0]] == found[257]
+    assert found[257][1]["max_new_tokens"] == 5

@@ -1,6 +1,7 @@
 """The commands end to end: import, train from it, export, import again; and what they refuse."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -112,7 +113,8 @@ def test_features_of_a_model_without_a_head(tmp_path, corpus, capsys):
     """Imported, used and exported; to train it is to give it a head, which is said."""
     source, workdir = make(tmp_path / "hf", FEATURES), tmp_path / "run"
     assert command("import", f"--source={source}", f"--workdir={workdir}") == 0
-    assert "it gives features" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "it gives features" in said
     run = load(workdir)
     framed = run.tokenizer.encode_batch(["a text", "another"], framed=False)
     tokens = np.full((2, 9), run.tokenizer.vocabulary.special("pad"), np.int32)
@@ -123,6 +125,8 @@ def test_features_of_a_model_without_a_head(tmp_path, corpus, capsys):
     assert np.abs(np.asarray(run.features({"tokens": tokens}))[0] - mean).max() < 1e-6
     assert outputs["pooled"].shape == (2, 15)
     assert command("export", f"--workdir={workdir}", f"--target={tmp_path / 'out'}") == 0
+    (count,) = re.findall(r", (\S+ parameters), step 0 of", capsys.readouterr().out)
+    assert f", {count}, step 0" in said, "the padding of tables counts neither here nor there"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "pipeline_tag: feature-extraction" in card and "A text encoder without a head" in card
     capsys.readouterr()

@@ -10,7 +10,7 @@ from flax.core import meta
 
 from pretrainx.core.errors import ConfigError
 from pretrainx.models.encoder import EncoderConfig
-from pretrainx.models.layers import Precision
+from pretrainx.models.layers import Precision, Sinusoids
 
 SIZE = dict(width=24, depth=2, heads=3, mlp_width=20, vocab_multiple=8)
 CONFIGS = {
@@ -126,6 +126,17 @@ def test_post_norm_by_hand():
     run = lambda method, tree, x: model.apply({"params": tree}, x, method=method)
     found = jax.jit(lambda tree: run("blocks", tree, run("embed", tree, TOKENS)))(tree)
     np.testing.assert_allclose(found, x, rtol=1e-10, atol=1e-12)
+
+
+def test_sinusoids_of_bfloat16_parameters_know_late_positions():
+    with jax.enable_x64(False):
+        sinusoids, places = Sinusoids(8, Precision("bfloat16")), np.arange(500, 504)
+        found = sinusoids.apply(sinusoids.init(jax.random.key(0), places), places)
+    angles = places[:, None] * 10_000.0 ** (-np.arange(4) / 4)
+    factor = float(jnp.bfloat16(8**-0.5))
+    np.testing.assert_allclose(found, factor * np.concatenate([np.sin(angles), np.cos(angles)], 1), atol=1e-4)
+    with pytest.raises(ConfigError, match="pairs of a sine"):
+        EncoderConfig(width=9, heads=3, positions="sinusoidal")
 
 
 def test_a_model_without_a_head_says_what_to_do():

@@ -1,5 +1,6 @@
 """The encoder-decoder: what sees what, padding of the source, the cache, T5's buckets and start."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from pretrainx.models.attention import buckets_of
+from pretrainx.core.errors import ConfigError
+from pretrainx.models.attention import RelativeBias, buckets_of
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
+from pretrainx.models.stack import Around
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
 
@@ -95,6 +98,30 @@ def test_decoding_with_a_cache_is_the_whole_forward_pass(name):
     np.testing.assert_allclose(np.concatenate(found, 1), logits(name), rtol=1e-9, atol=1e-11)
 
 
+def test_no_two_dropouts_share_a_mask():
+    """Branches that add 1, 10, 100, ... each: the digits of what a stack makes of nothing are their masks."""
+    config = dataclasses.replace(CONFIGS["t5"], bias=True, tied=True, dropout=0.5)
+    model = config.build(50, 10, 9, Precision("float64", "float64"))
+    keys, nothing = jax.random.split(jax.random.key(3), 4), jnp.zeros((4, 7, 24))
+    tree = jax.tree.map(jnp.zeros_like, meta.unbox(jax.jit(model.init)(jax.random.key(0), SOURCE, TOKENS)["params"]))
+    tree["token"]["table"] = jnp.ones_like(tree["token"]["table"])
+    for side, branches in (("encoder", ("attention", "mlp")), ("decoder", ("attention", "cross", "mlp"))):
+        layers = tree[side]["layers"]
+        for index, name in enumerate(branches):
+            depth = layers["mlp"]["down"]["bias"].shape[0]
+            added = 10.0 ** (index + len(branches) * np.arange(depth))
+            layers[name]["down" if name == "mlp" else "out"]["bias"] += added[:, None]
+            layers[f"{name}_norm"]["scale"] += 1
+    run = lambda method, *args: np.asarray(model.apply({"params": tree}, *args, method=method))
+    masks = [run("embed", TOKENS, keys) / 2, run("embed_targets", TOKENS, keys) / 2]
+    read = run(lambda model: model.encoder.blocks(nothing, jnp.arange(7), Around(keys=keys))[0])
+    written = run("target_blocks", nothing, nothing, keys)
+    for stack, sites in ((read, 2), (written, 6)):
+        masks += [np.round(stack / 2) // 10**site % 10 for site in range(sites)]
+    assert all(set(np.unique(mask)) == {0, 1} for mask in masks)
+    assert len({mask.tobytes() for mask in masks}) == 10
+
+
 def test_buckets():
     """The first distance that enters each bucket (objectives of T5: Raffel et al. 2020 as released)."""
     distance = np.arange(301)
@@ -109,6 +136,27 @@ def test_buckets():
         with jax.enable_x64(dtype == jnp.float64):
             jitted = jax.jit(buckets_of, static_argnums=(1, 2, 3))(-jnp.asarray(distance), True, 32, 128)
             np.testing.assert_array_equal(jitted, back)
+
+
+def test_a_bias_of_no_distances_is_refused():
+    with pytest.raises(ConfigError, match="no distance is left"):
+        EncoderDecoderConfig(**SIZE, **T5, buckets=32, bucket_distance=16)
+    EncoderDecoderConfig(**SIZE, **T5, buckets=32, bucket_distance=17)
+
+
+def test_gradient_of_a_bfloat16_bias_is_summed_wide():
+    """All pairs that share a bucket add up: 4,000 in the last one."""
+    with jax.enable_x64(False):
+        places, draw = jnp.arange(128), np.random.default_rng(2)
+        weight = jnp.asarray(1 + draw.random((1, 4, 128, 128)), jnp.float32)
+
+        def gradient(params):
+            bias = RelativeBias(CONFIGS["t5"], True, Precision(params))
+            tree = jax.tree.map(lambda x: x.astype(params), meta.unbox(bias.init(jax.random.key(0), places, places, 1)))
+            return jax.grad(lambda tree: (bias.apply(tree, places, places, 1) * weight).sum())(tree)["params"]["table"]
+
+        found, wanted = (np.asarray(gradient(params), np.float32) for params in ("bfloat16", "float32"))
+    np.testing.assert_allclose(found, wanted, rtol=2**-8)
 
 
 def test_t5_starts_with_scores_of_unit_scale():

@@ -81,4 +81,12 @@ EVALS = [
         "cache = objective.cache(params, extras, *tokens.shape, jax.tree.map(lambda x: x[::-1], source))",
         TEST_FILL_IN + "generation_from_a_source_is_recomputed",
     ),
+    Mutant(
+        "shortest prefix",
+        "how much of a prompt is read both ways depends on the shortest one beside it",
+        CONTINUATION,
+        "    if reads_both_ways(objective):",
+        "    if False:",
+        "tests/evals/test_continuation.py::test_a_prefix_lm_reads_the_whole_prompt_both_ways",
+    ),
 ]

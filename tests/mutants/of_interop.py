@@ -119,4 +119,12 @@ INTEROP = [
         'offset = special["pad"]',
         ENCODERS + "positions_begin_behind_the_padding",
     ),
+    Mutant(
+        "another beginning",
+        "a decoder that was trained to begin otherwise is written with its source's first token",
+        PACKAGE + "directory.py",
+        "if key in values and",
+        "if False and",
+        "tests/interop/test_huggingface.py::test_the_decoder_begins_as_it_was_trained",
+    ),
 ]

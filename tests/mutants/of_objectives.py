@@ -83,6 +83,14 @@ OBJECTIVES = [
         TEST_MASKED_LM + "two_sentences",
     ),
     Mutant(
+        "closing mark",
+        "a document's own end is followed by the closing mark",
+        MASKED_LM,
+        "if config.special_tokens and not config.next_sentence:",
+        "if False:",
+        TEST_MASKED_LM + "frames_of_roberta",
+    ),
+    Mutant(
         "idle hits",
         "accuracy over all places, weighted or not",
         CROSS_ENTROPY,

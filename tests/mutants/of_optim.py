@@ -20,6 +20,14 @@ OPTIMIZERS = [
         TEST_OPTIMIZER + "roles[adamw]",
     ),
     Mutant(
+        "decayed distances",
+        "a relative bias decays as a table does",
+        "pretrainx/core/axes.py",
+        'BIASES = (*TOGETHER, "bucket")',
+        "BIASES = TOGETHER",
+        TEST_OPTIMIZER + "roles_of_other_leaves",
+    ),
+    Mutant(
         "M13",
         "Muon on the tables, Adam on kernels",
         MUON,

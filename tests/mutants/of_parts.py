@@ -9,6 +9,7 @@ RULES, MIXTURE = "pretrainx/parallel/rules.py", "pretrainx/adapt/mixture.py"
 TEST_MIXTURE = "tests/adapt/test_task_mixture.py::test_"
 TEST_DECODER, TEST_LAYERS = "tests/models/test_decoder.py::test_", "tests/models/test_layers.py::test_"
 TEST_KERNELS = "tests/models/test_kernels.py::test_"
+TEST_ENCODER_DECODER = "tests/models/test_encoder_decoder.py::test_"
 TEST_RULES, PARTICULARS = "tests/parallel/test_rules.py::test_", "tests/contract/test_particulars.py::test_"
 TEST_AR = "tests/objectives/test_autoregressive.py::test_"
 
@@ -28,6 +29,30 @@ MODELS = [
         "self.first_site + len(branches) * layer",
         "self.first_site + 0 * layer",
         TEST_DECODER + "dropout_masks",
+    ),
+    Mutant(
+        "shared sites",
+        "encoder and decoder drop the same places",
+        "pretrainx/models/encoder_decoder.py",
+        "True, 2 * config.depth + 1)",
+        "True, 0)",
+        TEST_ENCODER_DECODER + "no_two_dropouts_share_a_mask",
+    ),
+    Mutant(
+        "narrow relative bias",
+        "the gradient of a relative bias is summed in bfloat16",
+        ATTENTION,
+        "wide(table)[places]",
+        "table[places]",
+        TEST_ENCODER_DECODER + "gradient_of_a_bfloat16_bias_is_summed_wide",
+    ),
+    Mutant(
+        "late positions",
+        "angles of sinusoids in bfloat16",
+        LAYERS,
+        "self.width // 2, wide(factor)",
+        "self.width // 2, factor",
+        "tests/models/test_encoder.py::test_sinusoids_of_bfloat16_parameters_know_late_positions",
     ),
     Mutant(
         "M36",

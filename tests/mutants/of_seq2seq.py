@@ -43,6 +43,14 @@ SPANS_AND_NOISE = [
         TEST_SEQ2SEQ + "an_end_of_the_text_is_not_doubled",
     ),
     Mutant(
+        "end-alone",
+        "a row that holds nothing but an end teaches to write one",
+        SEQ2SEQ,
+        'some = text_length(example, self.vocabulary.special("eos")) > 0',
+        'some = example["length"] > 0',
+        TEST_SEQ2SEQ + "an_end_alone_teaches_nothing[span_corruption]",
+    ),
+    Mutant(
         "no-shift",
         "the decoder reads the token that it is to predict",
         SEQ2SEQ,

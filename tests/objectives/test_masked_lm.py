@@ -137,13 +137,13 @@ def test_frames():
 
 
 def test_frames_of_roberta():
-    """ "bos" and "eos" where a tokenizer has no "cls"."""
-    vocabulary = Vocabulary(SIZE, (("bos", 0), ("pad", 1), ("eos", 2), ("mask", 4)))
-    objective = build(vocabulary=vocabulary)
-    batch = {"tokens": np.full((1, LENGTH - 2), 9, np.int32), "valid": np.ones(1, bool)}
-    batch["tokens"][:, 5:] = 1
-    text = np.asarray(observed(objective, batch).targets)[0]
-    np.testing.assert_array_equal(text, [0, 9, 9, 9, 9, 9, 2] + [1] * (LENGTH - 7))
+    """ "bos" and "eos" where a tokenizer has no "cls"; an end of the text itself is not doubled, inside a row it is text."""
+    objective = build(vocabulary=Vocabulary(SIZE, (("bos", 0), ("pad", 1), ("eos", 2), ("mask", 4))))
+    texts = [[9] * 5, [9, 2, 9, 2], [2], [2] * (LENGTH - 2)]
+    padded = lambda rows, width: np.array([row + [1] * (width - len(row)) for row in rows], np.int32)
+    batch = {"tokens": padded(texts, LENGTH - 2), "valid": np.ones(4, bool)}
+    wanted = [[0, *texts[0], 2], [0, *texts[1]], [0, 2], [0, *texts[3], 2]]
+    np.testing.assert_array_equal(observed(objective, batch).targets, padded(wanted, LENGTH))
 
 
 def test_a_mask_is_of_seed_step_and_row():
@@ -339,6 +339,7 @@ def test_equal_configs_are_equal():
         ("config.model.name", {"model": DecoderConfig(width=8, depth=1, heads=2)}),
         ("config.data.length", {"length": 3}),
         ("config.data.specials", {"vocabulary": Vocabulary(9, (("pad", 0), ("eos", 1)))}),
+        ("config.data.specials", {"vocabulary": Vocabulary(9, (("pad", 0), ("eos", 1), ("mask", 2)))}),
     ],
 )
 def test_what_cannot_be_meant(where, arguments):
@@ -346,4 +347,4 @@ def test_what_cannot_be_meant(where, arguments):
         build(**arguments)
     assert error.value.where == where and error.value.why and error.value.do
     if "vocabulary" in arguments:
-        assert "--config.data.specials=\"('mask', 'cls', 'sep')\"" in error.value.do, "all that are missing"
+        assert "--config.data.specials=\"('mask', 'cls', 'sep')\"" in error.value.do, "all that are needed"

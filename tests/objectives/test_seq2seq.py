@@ -138,6 +138,16 @@ def test_an_end_of_the_text_is_not_doubled(name):
         assert (ids == EOS).sum() == 1
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_end_alone_teaches_nothing(name):
+    """A document that fills its rows but for its end leaves a row of that."""
+    objective = build(name)
+    rows = batch(objective)
+    rows["length"][1], rows["tokens"][1] = 1, np.where(np.arange(objective.reads.width) == 0, EOS, PAD)
+    weights = np.asarray(observed(objective, rows).weights["nll"])
+    assert not weights[1].any() and weights[0].any()
+
+
 @pytest.mark.parametrize("name", ["span_corruption", "denoising", "prefix_lm"])
 def test_loss(name):
     """-log p(target) summed where there is weight, from the outputs' logits; accuracy from their maxima."""

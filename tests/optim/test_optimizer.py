@@ -80,8 +80,9 @@ def test_roles(config):
 
 def test_roles_of_other_leaves():
     assert axes.role(()) == axes.role(("layers",)) == "scalar"
-    assert axes.role(("embed", "vocab")) == "head"
-    assert axes.role(("vocab", "embed")) == "embedding"
+    assert axes.role(("embed", "vocab")) == axes.role(("mlp", "classes")) == "head"
+    assert axes.role(("vocab", "embed")) == axes.role(("type", "embed")) == "embedding"
+    assert axes.role(("bucket", "heads")) == "bias"
     assert axes.role(("layers", "embed", "rank")) == "kernel"
     assert axes.matrix_shape(("layers", "heads", "head_dim"), (3, 2, 4)) == (8,)
     assert axes.matrix_shape(("embed", "mlp"), (8, 32)) == (8, 32)

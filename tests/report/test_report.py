@@ -138,6 +138,7 @@ def test_evaluations_and_accuracy_where_there_are_some(runs, single, tmp_path):
     ]
     assert "step 5" in table and "step 9" in table and "&lt;b&gt;" in table
     labels = [value for name, value in Page(text).attributes if name == "aria-label"]
+    assert "held-out accuracy" in text and "25.0%" in text and "held-out accuracy" not in single
     assert "Accuracy, held out (%)" in labels and 'aria-label="Accuracy' not in single
 
 

@@ -161,3 +161,14 @@ def test_a_model_that_does_not_fit(make_values, copied):
         with pytest.raises(CheckpointError) as caught:
             train(make_values(model={"width": 64}), copied, allowed, say=lambda line: None)
         assert "config.model.width: 32 before, 64 now" in str(caught.value) and "leaf" in str(caught.value)
+
+
+def test_rows_that_an_objective_reads_otherwise_are_no_key_of_the_data(make_values, trained):
+    """A width that follows from the objective: the key that changed is named, and one that did not is not."""
+    meta = read_meta(trained / "checkpoints", 10)
+    (rows,) = [part["rows"] for part in meta["data"]["sources"]]
+    now = {**meta["data"], "length": 70, "sources": [{**meta["data"]["sources"][0], "rows": rows - 9}]}
+    meta["config"]["objective"]["loss_chunks"] = 3
+    found = changes(meta, parse(make_values()), now)
+    assert [change.key for change in found] == ["data", "objective.loss_chunks"]
+    assert found[0].name == "data, length" and found[0].kind == "refuse"

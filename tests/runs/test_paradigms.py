@@ -3,16 +3,20 @@
 import re
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 import pretrainx
+from evals.families import TOKENIZER, batch, made
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.core.json_lines import read_metrics
 from pretrainx.data.text import prepare
 from pretrainx.data.tokenizer import Tokenizer
+from pretrainx.evals.fill_in import writing_on_first
 from pretrainx.runs.dry_run import batch_lines, dry_run
-from pretrainx.runs.generate import generate, source_of, writer_of
+from pretrainx.runs.examples import lines, observed
+from pretrainx.runs.generate import generate, source_of
 from pretrainx.runs.load import following
 from pretrainx.runs.parts import assemble
 from pretrainx.runs.recipe import parse
@@ -43,6 +47,12 @@ rows_of_batch = lambda name: 16 if name == "mixture_of_denoisers" else 8
 FAST = ("masked_lm", "mixture_of_denoisers")
 marks = lambda name: [pytest.mark.xdist_group(name), *([] if name in FAST else [pytest.mark.slow])]
 each_paradigm = pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in PARADIGMS])
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -122,10 +132,29 @@ def test_a_run_is_trained_replayed_and_read_back(name, make, runs):
     run = pretrainx.load(workdir)
     batch = rows_of(run, name, 8)
     found = run.loss(batch)
-    assert np.isfinite(found["loss"]) and found["loss"] == pytest.approx(
-        sum(value for term, value in found.items() if term != "loss"), rel=1e-6
-    )
+    parts = [term.at(STEPS) * found[term.name] for term in run.objective.terms]
+    assert np.isfinite(found["loss"]) and found["loss"] == pytest.approx(sum(parts), rel=1e-6)
     assert run.loss(batch, seed=1)["loss"] != found["loss"]  # other masks, spans, splits
+
+
+@pytest.mark.xdist_group("masked_lm")
+def test_rows_of_fewer_tokens_are_filled_up(runs):
+    run = pretrainx.load(runs("masked_lm"))
+    width, pad = run.objective.reads.width, run.tokenizer.vocabulary.special("pad")
+    tokens = rows_of(run, "masked_lm", 8)["tokens"][:, : width - 7]
+    whole = np.pad(tokens, ((0, 0), (0, 7)), constant_values=pad)
+    assert run.loss({"tokens": tokens}) == run.loss({"tokens": whole})
+    with pytest.raises(ConfigError, match="do not fit") as caught:
+        run.loss({"tokens": np.concatenate([whole, whole], axis=1)})
+    assert f"[8, {2 * width}]" in caught.value.why
+
+
+@pytest.mark.xdist_group("mixture_of_denoisers")
+def test_a_mixture_scores_a_batch_for_each_task(runs):
+    run = pretrainx.load(runs("mixture_of_denoisers"))
+    with pytest.raises(ConfigError, match="batch for each of its tasks") as caught:
+        run.loss({"tokens": np.ones((8, 9), np.int32)})
+    assert "regular, sequential" in caught.value.why
 
 
 @each_paradigm
@@ -183,6 +212,7 @@ def test_a_dry_run_of_a_mixture(make, tmp_path):
     said = []
     assert dry_run(make("mixture_of_denoisers"), tmp_path / "run", say=said.append) == 0
     assert any("the train step compiles" in line for line in said)
+    assert "evaluated at the end: held-out loss, 1 rows with what is filled in" in said, "no prompts, and no trigram model"
 
 
 @pytest.mark.xdist_group("mixture_of_denoisers")
@@ -190,9 +220,29 @@ def test_an_encoder_decoder_reads_the_prompt_as_its_source(runs):
     workdir = runs("mixture_of_denoisers")
     known, written = generate(workdir, "alpha beta", max_tokens=5, temperature=0)
     assert known == "" and (known, written) == generate(workdir, "alpha beta", max_tokens=5, temperature=0)
-    writer = writer_of(pretrainx.load(workdir).objective)
-    special = writer.vocabulary.special
-    np.testing.assert_array_equal(source_of(writer, np.array([70, 71])), [special("regular"), 70, 71, special("eos")])
+    run = pretrainx.load(workdir)
+    special, sentinels = run.tokenizer.vocabulary.special, run.tokenizer.vocabulary.sentinels
+    tasks = dict((name, task) for name, task, _ in run.objective.tasks)
+    of = lambda task, prompt: source_of(tasks[task], run.tokenizer, prompt).tolist()
+    a, b = run.tokenizer.encode_batch(["ab"])[0].tolist()
+    # What goes on writes; a text without a mark of its own is gone on with there too.
+    assert of("sequential", "ab") == [special("sequential"), a, b]
+    assert of("regular", "a<S0>b<S1>") == [special("regular"), a, sentinels[0], b, sentinels[1], special("eos")]
+    assert of("regular", "ab") == [special("regular"), a, b, sentinels[0], special("eos")]
+    asked = [task for task, _ in writing_on_first(run.objective, run.extras)]
+    assert asked[0] is tasks["sequential"]
+
+
+def test_a_row_of_every_kind_is_shown(float64):
+    """Sentinels by name, and labels of a whole row as numbers."""
+    shown = {}
+    for name in ("masked_lm, two sentences", "span_corruption"):
+        objective, _ = made(name)
+        given = batch(objective)
+        shown[name] = "\n".join(lines(TOKENIZER, given, observed(objective, 0, 0, given), 1))
+    assert re.search(r"targets next_sentence, next_sentence +[01]\n", shown["masked_lm, two sentences"])
+    assert re.search(r"inputs source .*<S0>.*<S1>.*<eos>", shown["span_corruption"])
+    assert re.search(r"targets, nll +<S0>", shown["span_corruption"])
 
 
 @pytest.mark.xdist_group("masked_lm")
