@@ -186,12 +186,14 @@ class CrossAttention(nn.Module):
 
     def read(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(keys, values) [B, S, N, K] of memory [B, S, D]."""
-        return by_head(self.key(memory)), by_head(self.value(memory))
+        key = by_head(self.key(memory))
+        return unit_rms(key) if self.config.qk_norm else key, by_head(self.value(memory))
 
     def __call__(self, x: jax.Array, memory: tuple[jax.Array, jax.Array], segments: jax.Array | None) -> jax.Array:
         """segments: int32[B, S], 1 where the memory is real and 0 where it is padding; None: all of it is."""
+        query = by_head(self.query(x))
         y = kernels.attention(
-            by_head(self.query(x)),
+            unit_rms(query) if self.config.qk_norm else query,
             *memory,
             causal=False,
             segments=None if segments is None else jnp.ones(x.shape[:2], segments.dtype),

@@ -13,6 +13,8 @@ from pretrainx.parallel.rules import constrain, constrain_groups, row_groups, wi
 
 # Of a chunk on one device: about so many logits (256 MiB in float32), and tokens enough to keep a matrix unit busy.
 CHUNK_LOGITS, CHUNK_TOKENS, FEWEST_CHUNKS = 2**26, 1024, 4
+# Each chunk adds a gradient as large as the vocabulary table: fewer tokens than these are not worth one of their own.
+WORTHWHILE_TOKENS = 256
 
 
 def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -21,9 +23,10 @@ def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def chunks_for(rows: int, length: int, vocab_size: int) -> int:
-    """Into how many chunks the tokens of so many rows on one device are cut: at least 4 where T allows."""
+    """Into how many chunks the tokens of so many rows on one device are cut: 4 or more where that leaves them worthwhile."""
     tokens = max(CHUNK_TOKENS, CHUNK_LOGITS // vocab_size)
-    return min(length, max(FEWEST_CHUNKS, -(-rows * length // tokens)))
+    fewest = min(FEWEST_CHUNKS, rows * length // WORTHWHILE_TOKENS)
+    return min(length, max(fewest, -(-rows * length // tokens), 1))
 
 
 def scored(

@@ -212,7 +212,9 @@ def test_a_dry_run_of_a_mixture(make, tmp_path):
     said = []
     assert dry_run(make("mixture_of_denoisers"), tmp_path / "run", say=said.append) == 0
     assert any("the train step compiles" in line for line in said)
-    assert "evaluated at the end: held-out loss, 1 rows with what is filled in" in said, "no prompts, and no trigram model"
+    assert "evaluated at the end: held-out loss, 1 rows with what is filled in" in said, (
+        "no prompts, and no trigram model"
+    )
 
 
 @pytest.mark.xdist_group("mixture_of_denoisers")
