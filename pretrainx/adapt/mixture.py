@@ -11,7 +11,7 @@ from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Outcome, Term, rows_of_task
 from pretrainx.core.schedule import Times
-from pretrainx.objectives.objective import Objective
+from pretrainx.objectives.objective import Objective, UnknownOutput
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,14 @@ class Mixture(Objective):
                 given = inputs[of_task] if isinstance(inputs.get(of_task), dict) else inputs
                 try:
                     answer = task.outputs(params, extras[of_task], given, wanted, key, train=train)
-                except ValueError as error:
+                except UnknownOutput as error:
                     refusals.append(f"{of_task}: {error}")
                     continue
                 found[name] = answer[wanted[0]]
                 break
             else:
                 known = ", ".join(each[0] for each in self.tasks)
-                raise ValueError(f"no output {name!r}: " + ("; ".join(refusals) or f"the tasks are {known}"))
+                raise UnknownOutput(f"no output {name!r}: " + ("; ".join(refusals) or f"the tasks are {known}"))
         return found
 
     @property

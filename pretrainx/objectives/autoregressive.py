@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Term, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy
-from pretrainx.objectives.objective import Objective
+from pretrainx.objectives.objective import Objective, check_outputs
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,7 @@ class Autoregressive(Objective):
 
         inputs: {"tokens": int32[B, T]}, and "segments", "positions" where rows hold several documents.
         """
-        known = ("logits", "hidden", "features")
-        for name in names:
-            if name not in known:
-                raise ValueError(f"no output {name!r}: {nearest(name, known)}")
+        check_outputs(names, ("logits", "hidden", "features"))
         keys = jax.random.split(key, inputs["tokens"].shape[0]) if train else None
         run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
         x = self._blocks(run, inputs, keys)

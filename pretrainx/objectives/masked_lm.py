@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Outcome, Term, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
@@ -16,7 +16,7 @@ from pretrainx.models.encoder import Encoder, EncoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy, masking
 from pretrainx.objectives.autoregressive import restarting
-from pretrainx.objectives.objective import Objective
+from pretrainx.objectives.objective import Objective, check_outputs
 from pretrainx.objectives.seq2seq import text_length
 
 # Labels of the second sentence (BERT's order): it goes on where the first ends, or is another row's.
@@ -293,10 +293,7 @@ class MaskedLm(Objective):
         inputs: {"tokens": int32[B, T]}, framed where the model was trained so; "segments", "positions" where rows hold
         several documents, "types" where they hold two sentences. Without segments the tokens but padding are one.
         """
-        known = ("logits", "hidden", "features") + (("pooled",) if self.model.config.pooler else ())
-        for name in names:
-            if name not in known:
-                raise ValueError(f"no output {name!r}: {nearest(name, known)}")
+        check_outputs(names, ("logits", "hidden", "features") + ("pooled",) * self.model.config.pooler)
         keys = jax.random.split(key, inputs["tokens"].shape[0]) if train else None
         run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
         found = {"hidden": run("hidden", self._blocks(run, inputs, keys))}

@@ -8,11 +8,23 @@ from typing import Any
 import jax
 
 from pretrainx.core import random
+from pretrainx.core.errors import nearest
 from pretrainx.core.records import Observation, Outcome, Term
 
 Batch = dict[str, Any]
 Params = dict[str, Any]
 Extras = dict[str, Any]
+
+
+class UnknownOutput(ValueError):
+    """An objective has no output of that name."""
+
+
+def check_outputs(names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """UnknownOutput for the first name that is not known."""
+    for name in names:
+        if name not in known:
+            raise UnknownOutput(f"no output {name!r}: {nearest(name, known)}")
 
 
 @dataclass(frozen=True)

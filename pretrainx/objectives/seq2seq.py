@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Term
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
 from pretrainx.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy
-from pretrainx.objectives.objective import Objective
+from pretrainx.objectives.objective import Objective, check_outputs
 
 
 class Pair(NamedTuple):
@@ -115,10 +115,8 @@ class Seq2Seq(Objective):
         inputs: {"source": int32[B, S]}; "source_length" int32[B] (without it padding ids end a source); "tokens" int32[B, T],
         what the decoder reads: its first token and the targets but for the last. Features need no tokens.
         """
-        known = ("logits", "hidden", "features")
+        check_outputs(names, ("logits", "hidden", "features"))
         for name in names:
-            if name not in known:
-                raise ValueError(f"no output {name!r}: {nearest(name, known)}")
             if name != "features" and "tokens" not in inputs:
                 raise ValueError(f"the output {name!r} needs the decoder's tokens beside the source")
         keys = jax.random.split(key, inputs["source"].shape[0]) if train else None

@@ -16,6 +16,7 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.objectives.objective import check_outputs
 from toys.line import Line
 
 VOCABULARY = Vocabulary(20, (("pad", 0), ("eos", 1)))
@@ -33,8 +34,7 @@ class Named(Line):
     output: str = "slope"
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
-        if names != (self.output,):
-            raise ValueError(f"no output {names[0]!r}")
+        check_outputs(names, (self.output,))
         return {self.output: params["slope"] * inputs["x"] + extras["shift"]}
 
     def flops_per_row(self):
@@ -106,7 +106,7 @@ def test_outputs_by_task_and_by_the_first_that_knows():
     found = pair.outputs(params, extras, nested, ("a/slope", "b/height"))
     np.testing.assert_array_equal(found["b/height"], [7, 9])
     np.testing.assert_array_equal(found["a/slope"], [1, 2])
-    for name, told in (("depth", "a: no output 'depth'; b: no output 'depth'"), ("c/slope", "the tasks are a, b")):
+    for name, told in (("depth", "a: no output 'depth'.*; b: no output 'depth'"), ("c/slope", "the tasks are a, b")):
         with pytest.raises(ValueError, match=told):
             pair.outputs(params, extras, inputs, (name,))
 
