@@ -12,7 +12,7 @@ from pretrainx.adapt.wrapper import innermost
 from pretrainx.core.records import Observation
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.evals import ngram
-from pretrainx.evals.fill_in import by_task, predicted, single_tasks, text_of
+from pretrainx.evals.fill_in import by_task, likeliest, single_tasks, text_of
 from pretrainx.objectives.masked_lm import MaskedLm
 from pretrainx.objectives.objective import Objective
 from pretrainx.objectives.span_corruption import SpanCorruption
@@ -54,7 +54,7 @@ class Baseline:
                 if not isinstance(of, (MaskedLm, SpanCorruption)):
                     continue
                 seen = tasks[name]
-                ids = predicted(objective, self.rules, params, extra, seen.inputs, self.vocabulary.size)
+                ids = self._told(objective, params, extra, seen.inputs, isinstance(of, SpanCorruption))
                 guess = self._words if isinstance(of, MaskedLm) else self._spans
                 for row in np.flatnonzero(seen.valid):
                     places, baseline, best = guess(seen, row)
@@ -71,6 +71,15 @@ class Baseline:
             "model_accuracy": float(told.mean()),
             "tokens": float(len(told)),
         }
+
+    def _told(self, objective, params, extras, inputs, in_spans: bool) -> np.ndarray:
+        """int32[B, T], the model's guesses. In spans the likeliest of all but marks: the trigram model too knows that text
+        stands there, and where a span may end at any token its end is often the likeliest of all."""
+        marks = (*self.vocabulary.sentinels, *(token for _, token in self.vocabulary.specials)) if in_spans else ()
+        size = self.vocabulary.size
+        best = likeliest(objective, self.rules, len(set(marks)) + 1, params, extras, inputs, size)
+        chosen = (~np.isin(best, marks)).argmax(-1)
+        return np.take_along_axis(best, chosen[..., None], -1)[..., 0]
 
     def _words(self, seen: Observation, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(hidden places of the row, the trigram model's guesses, its guesses from all neighbours); neighbours are of the same
