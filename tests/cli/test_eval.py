@@ -83,6 +83,7 @@ def test_choices_of_an_earlier_step(home, questions):
     assert evaluated(home / "run", "--evals=choices", questions)["eval/choices/none"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_masked_model(home, questions, tmp_path, capsys):
     """Fill-ins are shown and kept; the model's hits beside the trigram model's are those of held-out accuracy."""
     words = [f"--config.{key}={value}" for key, value in MASKED.items()]

@@ -15,7 +15,6 @@ from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
-from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.autoregressive import Autoregressive
 from pretrainx.objectives.denoising import DenoisingConfig
 from pretrainx.objectives.masked_lm import MaskedLmConfig
@@ -36,7 +35,6 @@ from toys.lora import Lora
 from toys.moco import Moco
 from toys.prompt import Prompt
 
-cross_entropy.WORTHWHILE_TOKENS = 1  # the loss of tiny rows is made in chunks too
 ROWS, LENGTH, STEPS = 16, 12, 6
 VOCABULARY = Vocabulary(50, (("pad", 0), ("eos", 1)))
 CONFIG = DecoderConfig(width=32, depth=2, heads=4, dropout=0.1, remat="full", vocab_multiple=16)

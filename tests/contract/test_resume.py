@@ -16,7 +16,9 @@ from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.restore import restore_params, restore_step
 
 KINDS = ["moco", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, moco)", "nnx guest"]
-each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.xdist_group(case)) for case in KINDS])
+ONLY_CI = ("lora(coca)", "ewc(clip)")
+marks = lambda case: [pytest.mark.xdist_group(case)] + [pytest.mark.slow] * (case in ONLY_CI)
+each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in KINDS])
 
 
 def like(run):

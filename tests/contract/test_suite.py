@@ -25,7 +25,7 @@ def is_wrapper(objective):
 
 # Second wrappers and models of what others cover: only CI runs them.
 ONLY_CI = ("masked_lm, modern gathered", "bottleneck(autoregressive)", "ewc(clip)", "lora(coca)")
-ONLY_CI += ("lora(mixture(clip, codebook))",)
+ONLY_CI += ("lora(mixture(clip, codebook))", "mixture_of_denoisers", "coca")
 
 
 def param(name, *values):

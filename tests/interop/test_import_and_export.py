@@ -59,7 +59,11 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("values", [ALL[name] for name in TRAINED], ids=TRAINED)
+@pytest.mark.parametrize(
+    "values",
+    [pytest.param(ALL[name], marks=[pytest.mark.slow] * (name in ("pairs", "bart"))) for name in TRAINED],
+    ids=TRAINED,
+)
 def test_there_and_back(tmp_path, corpus, values):
     source, workdir, target = make(tmp_path / "hf", values), tmp_path / "imported", tmp_path / "exported"
     assert command("import", f"--source={source}", f"--workdir={workdir}") == 0

@@ -44,7 +44,7 @@ PARADIGMS = {
 }
 rows_of_batch = lambda name: 16 if name == "mixture_of_denoisers" else 8
 # The others differ from these by what `observe` does, which tests of objectives and the contract look at.
-FAST = ("masked_lm", "mixture_of_denoisers")
+FAST = ("masked_lm",)
 marks = lambda name: [pytest.mark.xdist_group(name), *([] if name in FAST else [pytest.mark.slow])]
 each_paradigm = pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in PARADIGMS])
 
@@ -149,6 +149,7 @@ def test_rows_of_fewer_tokens_are_filled_up(runs):
     assert f"[8, {2 * width}]" in caught.value.why
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("mixture_of_denoisers")
 def test_a_mixture_scores_a_batch_for_each_task(runs):
     run = pretrainx.load(runs("mixture_of_denoisers"))

@@ -12,6 +12,7 @@ import pytest
 from pretrainx.core import random
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.json_lines import read_metrics
+from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.layers import Precision
 from pretrainx.runs import examples
 from pretrainx.runs import replay as replays
@@ -163,8 +164,7 @@ def test_what_cannot_be_replayed(copied, tmp_path):
 class Letters:
     """Ids 0 .. 25 are letters; 26 ends a document, 27 pads."""
 
-    class vocabulary:
-        specials = (("eos", 26), ("pad", 27))
+    vocabulary = Vocabulary(28, (("eos", 26), ("pad", 27)))
 
     def decode(self, ids):
         return "".join("\n" if index == 25 else chr(97 + index) for index in ids)
