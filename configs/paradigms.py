@@ -3,7 +3,7 @@
     pretrainx train --config=configs/paradigms.py:masked_lm --workdir=runs/masked_lm
 
 `:autoregressive`, `:masked_lm` (the default), `:span_corruption`, `:denoising`, `:prefix_lm`, `:mixture`; `:smoke` is 20 steps
-of a smaller masked language model. 0.48M parameters, 8.2M tokens of the Python standard library's source. Hardware: 2 CPU
+of a smaller masked language model. 0.48M parameters, 5.1M tokens of the Python standard library's source. Hardware: 2 CPU
 cores, at most 10 minutes each. `benchmarks/paradigms.py` runs them beside a trigram model and beside models that were given
 shuffled targets; README has its table. Losses of different paradigms answer different questions: they do not compare.
 """
