@@ -30,9 +30,19 @@ setup(
         "tokenizers>=0.23",
         "safetensors>=0.6",
         "matplotlib>=3.10",
+        "Pillow>=11",
+        "dm-pix>=0.4.5",
+        "scipy>=1.14",
     ],
     extras_require={
-        "test": ["pytest>=9", "pytest-xdist>=3.8", "pytest-timeout>=2.3", "hypothesis>=6", "ruff>=0.17,<0.18"],
+        "test": [
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6",
+            "ruff>=0.17,<0.18",
+            "scikit-learn>=1.7",
+        ],
         "gguf": ["gguf>=0.17"],
         # Exact: equality is claimed with these, and this torch is the last that has a small CPU build.
         "parity": ["torch==2.13.0", "transformers==5.23.0", "gguf>=0.17"],

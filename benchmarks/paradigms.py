@@ -39,7 +39,7 @@ def control(name: str, output: Path, steps: int) -> None:
     from pretrainx.evals.baseline import Baseline
     from pretrainx.optim.optimizer import Optimizer
     from pretrainx.parallel.compilation import keep_compiled_programs
-    from pretrainx.runs.evaluation import Evaluation
+    from pretrainx.runs.evaluation_of_text import TextEvaluation
     from pretrainx.runs.parts import assemble
     from pretrainx.runs.recipe import parse
     from pretrainx.training import state as states
@@ -76,7 +76,7 @@ def control(name: str, output: Path, steps: int) -> None:
     shardings = {leaf: parts.rules.rows(spec.shape) for leaf, spec in objective.batch_spec(rows).items()}
     for number in range(steps):
         state, _ = step(state, place(source.batch(number), shardings))
-    evaluation = Evaluation(recipe, parts, text, output / name)
+    evaluation = TextEvaluation(recipe, parts, text, output / name)
     params = state.full_params()
     values = evaluation.held_out["held_out"](params, state.extras, np.int32(steps))
     model = ngram.fit(text.tokens("train"), text.vocabulary.size)

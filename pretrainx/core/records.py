@@ -45,6 +45,26 @@ class TextRows:
         return found | {"valid": jax.ShapeDtypeStruct((rows,), jnp.bool_)}
 
 
+@dataclass(frozen=True)
+class ImageRows:
+    """The rows that an objective reads from a set of pictures.
+
+    Attributes:
+      size, channels: of the pictures as they are stored, uint8[S, S, C].
+      fields: what is given beside the picture: "label" or nothing.
+    """
+
+    size: int
+    channels: int
+    fields: tuple[str, ...] = ()
+
+    def spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """{field: shape and dtype} of a batch: "image", the fields, and "valid"."""
+        found = {"image": jax.ShapeDtypeStruct((rows, self.size, self.size, self.channels), jnp.uint8)}
+        found |= {name: jax.ShapeDtypeStruct((rows,), jnp.int32) for name in self.fields}
+        return found | {"valid": jax.ShapeDtypeStruct((rows,), jnp.bool_)}
+
+
 def rows_of_task(task: str, share: float, rows: int) -> int:
     """How many of a batch's rows a task of a mixture has; ConfigError where they are not a whole number above 0.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pretrainx.core.errors import DataError
@@ -12,13 +12,25 @@ SUFFIXES = (".array_record", ".arrayrecord")
 BATCH = 256
 
 
-def records(path: Path) -> Iterator[bytes]:
-    """The records of a file, in order. Raises DataError with the file, and the record's number (from 0) where one is bad."""
+def count(path: Path) -> int:
+    """How many records a file holds. Raises DataError where it is damaged or cut."""
     reader = _open(path)
     try:
-        count = reader.num_records()
-        for first in range(0, count, BATCH):
-            numbers = list(range(first, min(first + BATCH, count)))
+        return reader.num_records()
+    finally:
+        reader.close()
+
+
+def records(path: Path, wanted: Sequence[int] | None = None) -> Iterator[bytes]:
+    """The records of a file in order, all or those of the numbers `wanted` (from 0).
+
+    Raises DataError with the file, and the record's number where one is bad.
+    """
+    reader = _open(path)
+    try:
+        wanted = range(reader.num_records()) if wanted is None else wanted
+        for first in range(0, len(wanted), BATCH):
+            numbers = list(wanted[first : first + BATCH])
             try:
                 batch = reader.read(numbers)
             except Exception as error:  # the library raises whatever its C++ status maps to

@@ -9,13 +9,21 @@ import hashlib
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pretrainx.data import image_sources
+
 # In every MANIFEST.json: what an older version made is made anew.
 VERSION = 1
 Counts = dict[str, int]
+# The classes of Fashion-MNIST in the order of its labels.
+GARMENTS = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 def copy_files(root: Path, names: list[str], into: Path) -> Counts:
@@ -77,6 +85,20 @@ def rotten_tomatoes(root: Path, names: list[str], into: Path) -> Counts:
     return counts
 
 
+def fashion_mnist(root: Path, names: list[str], into: Path) -> Counts:
+    """The four IDX files as they are, and classes.txt; counts by the labels, and of the rarest class."""
+    copy_files(root, names, into)
+    counts = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        source = image_sources.idx((str(into / f"{prefix}-images-idx3-ubyte.gz"),))
+        each = Counter(picture.label for picture in source.read(range(len(source.names))))
+        if set(each) != set(range(len(GARMENTS))):
+            raise ValueError(f"labels of {split} are {sorted(each, key=str)}")
+        counts |= {split: len(source.names), f"{split}_of_each": min(each.values())}
+    (into / "classes.txt").write_text("\n".join(GARMENTS) + "\n", encoding="utf-8")
+    return counts
+
+
 def wordnet_glosses(root: Path, names: list[str], into: Path) -> Counts:
     """Synsets to {"text": gloss, "label": number of the lexicographer's file, "synset"}; licence lines are left out."""
 
@@ -93,7 +115,8 @@ def wordnet_glosses(root: Path, names: list[str], into: Path) -> Counts:
 
 
 CONVERTERS: dict[str, Callable[[Path, list[str], Path], Counts]] = {
-    function.__name__: function for function in (copy_files, brown, moses, rotten_tomatoes, wordnet_glosses)
+    function.__name__: function
+    for function in (copy_files, brown, moses, rotten_tomatoes, fashion_mnist, wordnet_glosses)
 }
 
 

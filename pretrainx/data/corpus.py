@@ -16,6 +16,7 @@ import numpy as np
 from pretrainx.core.errors import DataError
 from pretrainx.data import sources
 from pretrainx.data.sources import Document
+from pretrainx.data.splits import fraction
 from pretrainx.data.tokenizer import Tokenizer
 
 # Characters tokenised together: bounds memory while keeping the tokenizer's threads busy.
@@ -65,7 +66,7 @@ class Corpus:
         fractions, names, first = [], hashlib.sha256(), None
         for document in self._read():
             first = first or document.name
-            fractions.append(_fraction(document.name))
+            fractions.append(fraction(document.name))
             names.update(document.name.encode("utf-8", "surrogateescape") + b"\n")
             self.documents += 1
             self.bytes += len(document.text.encode())
@@ -91,7 +92,7 @@ class Corpus:
         """(split, document). A single document is cut: its last fraction is held out."""
         for name, text in self._read():
             if self.documents > 1:
-                split = "held_out" if _fraction(name) < self._held_out else "train"
+                split = "held_out" if fraction(name) < self._held_out else "train"
                 yield split, Document(name, text)
             else:
                 cut = min(max(round(len(text) * (1 - self._held_out)), 1), len(text) - 1)
@@ -109,7 +110,7 @@ class Corpus:
         return (document for document in found if document.text)
 
     def _check_splits(self, fractions: list[float]) -> None:
-        held_out = sum(fraction < self._held_out for fraction in fractions)
+        held_out = sum(share < self._held_out for share in fractions)
         if 0 < held_out < self.documents:
             return
         if held_out:
@@ -123,12 +124,6 @@ class Corpus:
             why=f"{held_out} of {self.documents} documents have a name whose hash is below {self._held_out}",
             do=do,
         )
-
-
-def _fraction(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone: adding documents moves no other across the splits."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def weighted_texts(corpora: list[Corpus]) -> Iterator[str]:

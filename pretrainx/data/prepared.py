@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +12,7 @@ import numpy as np
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.core.records import TextRows, rows_of_task
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.data.directory import check_file, damaged, read_description
 from pretrainx.data.fields import Marks
 from pretrainx.data.held_out import HeldOutTasks, HeldOutText
 from pretrainx.data.rows import MixedRows, Rows, TrainingRows, own_seed
@@ -23,7 +21,7 @@ from pretrainx.data.tasks import TaskRows
 from pretrainx.data.tokenizer import Tokenizer
 
 FORMAT = 2
-DESCRIPTION, TOKENIZER = "data.json", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "held_out")
 # Named in the fingerprint: a change of what a row is must not pass for the same data.
 PACKINGS = {
@@ -63,6 +61,11 @@ class PreparedText:
     def names(self) -> tuple[str, ...]:
         """The parts' names; one "" where the text is no mixture."""
         return tuple(part["name"] for part in self.meta["parts"])
+
+    @property
+    def about(self) -> Vocabulary:
+        """What models and objectives are built for."""
+        return self.vocabulary
 
     @property
     def segmented(self) -> bool:
@@ -252,25 +255,6 @@ def files_of(directory: Path, part: dict[str, Any]) -> list[tuple[str, str, str]
     return found
 
 
-def write_description(directory: Path, meta: dict[str, Any]) -> None:
-    """Writes data.json with a digest of itself, and forces it and its directory to the disk."""
-    path = directory / DESCRIPTION
-    with path.open("w", encoding="utf-8") as stream:
-        json.dump({**meta, "digest": _digest_of(meta)}, stream, indent=1, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
-    sync_directory(directory)
-
-
-def sync_directory(directory: Path) -> None:
-    """A rename or a new name survives a power cut only when the directory itself was written."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def open_prepared(directory: str | Path, weights: tuple[float, ...] = ()) -> PreparedText:
     """Opens a prepared directory, reading every file once to compare its sha256 with data.json.
 
@@ -279,19 +263,11 @@ def open_prepared(directory: str | Path, weights: tuple[float, ...] = ()) -> Pre
     Raises DataError naming the file that is missing, damaged or of another format version.
     """
     directory = Path(directory)
-    meta = _description(directory / DESCRIPTION)
+    meta = read_description(directory, "text", FORMAT)
     for part in meta["parts"]:
-        for split, name, expected in files_of(directory, part):
-            path = Path(name)
-            try:
-                with path.open("rb") as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                raise damaged(path, str(error)) from error
-            if found != expected:
-                there = f"sha256 {found[:12]}... of {path.stat().st_size} bytes"
-                tokens = f"{part['splits'][split]['tokens']} {meta['dtype']} tokens of the split {split}"
-                raise damaged(path, f"{there}; prepared {expected[:12]}... for {tokens}")
+        for split, path, expected in files_of(directory, part):
+            tokens = f"{part['splits'][split]['tokens']} {meta['dtype']} tokens of the split {split}"
+            check_file(Path(path), expected, tokens)
     path = directory / TOKENIZER
     if not path.is_file():
         raise damaged(path, "no such file")
@@ -300,42 +276,3 @@ def open_prepared(directory: str | Path, weights: tuple[float, ...] = ()) -> Pre
     if tokenizer.digest != meta["tokenizer"]:
         raise damaged(path, f"sha256 {tokenizer.digest[:12]}..., prepared with {meta['tokenizer'][:12]}...")
     return PreparedText(tokenizer, tokenizer.vocabulary, directory, meta, weights)
-
-
-def _description(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            "a directory does not hold prepared text",
-            where=str(path),
-            why=str(error),
-            do="choose an empty or new directory, or remove this one if nothing in it is needed",
-        ) from error
-    except ValueError as error:
-        raise damaged(path, str(error)) from error
-    if not isinstance(meta, dict):
-        raise damaged(path, "it holds no JSON object")
-    if meta.get("format") != FORMAT:
-        raise DataError(
-            "the prepared data have another format version",
-            where=str(path),
-            why=f"version {meta.get('format')}, this program reads {FORMAT}",
-            do=f"remove {path.parent} and run again: the data are prepared anew",
-        )
-    if meta.pop("digest", None) != _digest_of(meta):
-        raise damaged(path, "its content does not match its own digest")
-    return meta
-
-
-def _digest_of(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def damaged(path: Path, why: str) -> DataError:
-    return DataError(
-        "a file of the prepared data is damaged or missing",
-        where=str(path),
-        why=why,
-        do=f"remove {path.parent} and run again (the data are prepared anew), or copy it from an intact directory",
-    )

@@ -1,4 +1,4 @@
-"""Rows of tokens by number: which tokens a step reads is a function of (seed, step), and of nothing else."""
+"""Rows of data by number: which ones a step reads is a function of (seed, step), and of nothing else."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core.errors import ConfigError, DataError
-from pretrainx.core.records import TextRows
+from pretrainx.core.records import ImageRows, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
 
 
 class Rows:
-    """Random access to `len` rows of tokens. Anything that takes `len` and an index takes this, Grain among others.
+    """Random access to `len` rows. Anything that takes `len` and an index takes this, Grain among others.
 
     Attributes:
-      reads: how wide rows are, what neighbours share, and the fields beside "tokens".
+      reads: what an objective reads of them: of text, how wide rows are, what neighbours share, and the fields beside "tokens".
     """
 
-    reads: TextRows
+    reads: TextRows | ImageRows
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must count its rows")
@@ -55,6 +55,15 @@ class Rows:
         numbers = np.asarray(numbers, np.int64)
         steps = np.array([own_seed(seed, f"other/{row}", 8) % (len(self) - 1) for row in numbers.tolist()], np.int64)
         return (numbers + 1 + steps) % len(self)
+
+    def too_few(self, batch_size: int) -> DataError:
+        """What is said where there are fewer rows than one batch takes."""
+        return DataError(
+            "the corpus has fewer rows than one batch",
+            where="config.train.batch_size",
+            why=f"{len(self)} rows of {self.reads.width - self.reads.overlap} tokens, a batch takes {batch_size}",
+            do="add text (config.data.paths), or lower config.train.batch_size or config.data.length",
+        )
 
     def _check(self, numbers: Sequence[int]) -> None:
         for row in numbers:
@@ -116,15 +125,13 @@ class MixedRows(Rows):
 class TrainingRows:
     """Full batches by step: the source's order of rows cut into batches, which run across epoch borders."""
 
-    def __init__(self, source: Rows, batch_size: int, seed: int, vocabulary: Vocabulary):
-        """Raises DataError when the source has fewer rows than a batch, ConfigError for a seed outside uint32."""
+    def __init__(self, source: Rows, batch_size: int, seed: int, vocabulary: Vocabulary | None = None):
+        """vocabulary: what ids may be, where rows hold tokens.
+
+        Raises DataError when the source has fewer rows than a batch, ConfigError for a seed outside uint32.
+        """
         if len(source) < batch_size:
-            raise DataError(
-                "the corpus has fewer rows than one batch",
-                where="config.train.batch_size",
-                why=f"{len(source)} rows of {source.reads.width - source.reads.overlap} tokens, a batch takes {batch_size}",
-                do="add text (config.data.paths), or lower config.train.batch_size or config.data.length",
-            )
+            raise source.too_few(batch_size)
         if not 0 <= seed < 2**32:
             raise ConfigError(
                 "the seed does not fit 32 bits", where="config.seed", why=f"got {seed}", do="choose 0 .. 4294967295"

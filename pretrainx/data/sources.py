@@ -57,10 +57,10 @@ def documents(kind: str, paths: tuple[str, ...] = (), field: str = "text") -> It
     if kind == "stdlib":
         return _stdlib(Path(sysconfig.get_paths()["stdlib"]))
     if kind == "text":
-        return (Document(name, _decode(path.read_bytes(), str(path))) for name, path in _files(paths, ("",)))
+        return (Document(name, _decode(path.read_bytes(), str(path))) for name, path in files(paths, ("",)))
     if kind == "jsonl":
-        return (document for name, path in _files(paths, (".jsonl",)) for document in _lines(name, path, field))
-    found = _files(paths, array_records.SUFFIXES)
+        return (document for name, path in files(paths, (".jsonl",)) for document in _lines(name, path, field))
+    found = files(paths, array_records.SUFFIXES)
     return (document for name, path in found for document in _records(name, path, field))
 
 
@@ -89,7 +89,7 @@ def _below(root: Path, suffixes: tuple[str, ...], leave_out: frozenset[str] = fr
     return sorted(found)
 
 
-def _files(paths: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+def files(paths: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
     """(name, path) of every file that `paths` mean; `suffixes` filter directories only. No file comes twice."""
     seen = set()
     for given in paths:

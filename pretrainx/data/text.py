@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pretrainx.core.config import difference
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.data import prepared, sources
 from pretrainx.data.corpus import Corpus, Part, SplitWriter, weighted_texts
+from pretrainx.data.directory import once, refuse_another, sync_directory, write_description
 from pretrainx.data.packing import write_documents, write_packing
 from pretrainx.data.prepared import PreparedText
 from pretrainx.data.tokenizer import SMALLEST, Tokenizer
@@ -147,33 +144,7 @@ def prepare(config: Preparation, directory: str | Path, log: Callable[[str], Non
     another configuration (the field and both values are named); ConfigError for a configuration that cannot be meant.
     """
     directory = Path(directory)
-    if directory.is_dir() and any(directory.iterdir()):
-        return _reuse(config, directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in sorted(directory.parent.glob(f".{directory.name}.preparing-*")):
-        log(f"data: {leftover} is an unfinished preparation; remove it if no process is writing it")
-    # Not mkdtemp: its directories are closed to others, and this one stays.
-    work = directory.parent / f".{directory.name}.preparing-{uuid.uuid4().hex[:12]}"
-    work.mkdir()
-    try:
-        _make(config, work, log)
-        try:
-            os.rename(work, directory)
-        except OSError:
-            if not (directory / prepared.DESCRIPTION).is_file():
-                raise
-            return _reuse(config, directory)  # another process was faster
-        prepared.sync_directory(directory.parent)
-    except OSError as error:
-        raise DataError(
-            "the data could not be prepared",
-            where=str(directory),
-            why=str(error),
-            do="make room, mend permissions or choose another directory (config.data.cache), then run again",
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return prepared.open_prepared(directory, _weights(config))
+    return once(directory, lambda work: _make(config, work, log), lambda: _reuse(config, directory), log)
 
 
 def _weights(config: Preparation) -> tuple[float, ...]:
@@ -182,13 +153,7 @@ def _weights(config: Preparation) -> tuple[float, ...]:
 
 def _reuse(config: Preparation, directory: Path) -> PreparedText:
     text = prepared.open_prepared(directory, _weights(config))
-    if differing := difference(text.meta["preparing"], config.preparing()):
-        raise DataError(
-            "the prepared data were made with another configuration",
-            where=", ".join(f"config.data.{path}" for path, _, _ in differing),
-            why="\n".join(f"{path}: prepared {made!r}, asked {asked!r}" for path, made, asked in differing),
-            do=f"prepare elsewhere (another workdir or config.data.cache), or remove {directory} to prepare anew",
-        )
+    refuse_another(directory, text.meta["preparing"], config.preparing())
     path = Path(config.tokenizer).expanduser()
     from_file = config.tokenizer not in ("bpe", "bytes") and path.is_file()
     if from_file and Tokenizer.load(path).digest != text.tokenizer.digest:
@@ -222,7 +187,7 @@ def _make(config: Preparation, work: Path, log: Callable[[str], None]) -> None:
         "tokenizer": tokenizer.digest,
         "vocab_size": tokenizer.vocabulary.size,
     }
-    prepared.write_description(work, meta)
+    write_description(work, meta)
 
 
 def _called(part: Part) -> str:
@@ -256,7 +221,7 @@ def _write_part(
             log(f"data: {called}, {facts['rows']:,} rows of whole documents, {facts['fill']:.2%} full")
         elif config.packing == "single":
             facts |= write_documents(Path(stems[split]), writers[split].lengths)
-    prepared.sync_directory(work / name)
+    sync_directory(work / name)
     return {"name": name, "source": {"kind": corpus.part.source, "names": corpus.names}, "splits": splits}
 
 

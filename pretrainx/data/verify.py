@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pretrainx.data.prepared import SPLITS, PreparedText, damaged, open_prepared, packed_width, stem_of
+from pretrainx.data.directory import damaged, held_kind
+from pretrainx.data.prepared import SPLITS, PreparedText, open_prepared, packed_width, stem_of
+from pretrainx.data.prepared_images import KIND, verify_images
 
 # Tokens looked at together.
 CHUNK = 1 << 22
@@ -16,9 +18,12 @@ CHUNK = 1 << 22
 def verify(directory: str | Path) -> list[str]:
     """A line for each split of each part. Raises DataError naming the first file that is not as it should be.
 
-    Every file is read: its sha256, the range of its ids, the documents, bytes and tokens it holds (bytes only of a tokenizer
-    that loses none), and, where documents are packed, that the rows hold every target of the stream exactly once.
+    Of pictures see `verify_images`. Of text every file is read: its sha256, the range of its ids, the documents, bytes and
+    tokens it holds (bytes only of a tokenizer that loses none), and, where documents are packed, that the rows hold every
+    target of the stream exactly once.
     """
+    if held_kind(directory) == KIND:
+        return verify_images(directory)
     text, lines = open_prepared(directory), []
     for part in text.names:
         for split in SPLITS:

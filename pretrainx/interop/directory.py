@@ -14,18 +14,21 @@ import numpy as np
 
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError, nearest
-from pretrainx.interop import bart, bert, gpt2, llama, roberta, t5, tensors, weights
+from pretrainx.interop import bart, beit, bert, gpt2, llama, roberta, t5, tensors, vit, vit_mae, weights
 from pretrainx.interop.family import Family
 from pretrainx.interop.keys import Keys, refuse_habits
+from pretrainx.interop.pictures import PREPROCESSOR, PictureModel
 from pretrainx.interop.weights import WEIGHTS, read_json
 from pretrainx.models.layers import padded
 from pretrainx.models.stack import StackConfig
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 NAMED = ("bos", "eos", "pad", "mask", "cls", "sep")
-# Kept from the source and written again: how it is generated from, and what its tokenizer is called.
-BESIDE = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, llama, bert, roberta, t5, bart)}
+# Kept from the source and written again: how it is generated from, what its tokenizer is called, how its pictures are made.
+BESIDE = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", PREPROCESSOR)
+OF_TEXT = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, llama, bert, roberta, t5, bart)}
+OF_PICTURES = {module.FAMILY.model_type: module.FAMILY for module in (vit, vit_mae, beit)}
+FAMILIES = OF_TEXT | OF_PICTURES
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +36,16 @@ class Pretrained:
     """A model that was read.
 
     Attributes:
-      config: its sizes and habits; `max_length` is the longest row that it knows, 0 where there is none.
+      config: its sizes and habits; `max_length` is the longest row that it knows, 0 where there is none. Of pictures what
+        stands in for it: a PictureModel.
       params: our leaves, unboxed numpy arrays in the dtype of the file, vocabulary tables padded with zeros.
-      vocab_size: how many ids the source's table has.
+      vocab_size: how many ids the source's table has; of pictures, how many visual tokens.
       facts: what an export needs beside, as plain JSON values: source, model_type, vocab_size, dtype, left_out (names of
         tensors that the model has no place for), config (the source's config.json as it was) and files (others of its JSON
         files by name).
     """
 
-    config: StackConfig
+    config: StackConfig | PictureModel
     params: paths.Tree = field(repr=False)
     vocab_size: int
     facts: dict[str, Any] = field(repr=False)
@@ -80,12 +84,14 @@ def assemble(
     family = _family(values, where)
     full = weights.named(family, found)
     config = family.to_config(Keys(values, f"{where}: {CONFIG}"), full.keys())
-    vocab_size = values["vocab_size"]
-    config = with_rows(config, vocab_size, ids)
+    config = family.described(config, files or {}, where)
+    vocab_size = values.get("vocab_size", 0)
+    config = with_rows(config, vocab_size, ids) if isinstance(config, StackConfig) else config
     table = family.table(config, vocab_size, ids or vocab_size, config.max_length)
     placed = {name for row in table for name in row.names}
     left_out = sorted(name for name in full if name not in placed and family.spare.fullmatch(name))
     full = weights.without_copies(family, config, {name: full[name] for name in full if name not in left_out}, where)
+    full = weights.without_constants(family.constants(config), full, where)
     arrays, dtype = weights.in_one_dtype(full, where)
     params = tensors.read(table, arrays, where)
     facts = {
@@ -108,7 +114,7 @@ def with_rows(config: StackConfig, vocab_size: int, ids: int) -> StackConfig:
 
 def write(
     directory: str | Path,
-    config: StackConfig,
+    config: StackConfig | PictureModel,
     params: paths.Tree,
     *,
     ids: int,
@@ -145,11 +151,16 @@ def write(
         values = _config_json(family, config, vocab_size, max_length, special)
     # The run may have been trained to begin otherwise than its source.
     files = {name: _beginning(content, special) for name, content in facts.get("files", {}).items()}
+    if family.described(config, files, CONFIG) != config:  # the run read other pixels than its source
+        files.pop(PREPROCESSOR, None)
+    files = family.beside(config) | files
     values, facts = _beginning(values, special), facts | {"files": files}
     arrays = tensors.write(rows(), params, str(directory))
     own = next(iter(arrays.values())).dtype
     arrays |= {name: np.zeros(shape, own) for name, shape in family.zeros(config, vocab_size).items()}
     arrays, dtype = weights.narrowed(arrays, facts.get("dtype", ""))
+    own = next(iter(arrays.values())).dtype
+    arrays |= {name: array.astype(own) for name, array in family.constants(config).items()}
     arrays, values = {family.stored(config, name): arrays[name] for name in arrays}, values | {"dtype": dtype}
     partial = directory.with_name(directory.name + ".partial")
     try:
@@ -170,7 +181,7 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def fitting(config: StackConfig) -> Family:
+def fitting(config: StackConfig | PictureModel) -> Family:
     """The family that a model can be written as. ConfigError names the habits that none has."""
     families = [family for family in FAMILIES.values() if isinstance(config, family.kind)]
     differing = [family.differing(config) for family in families]
@@ -207,7 +218,7 @@ def _as_it_was(
     if source.get("model_type") != family.model_type:
         return {}
     old = family.to_config(Keys(source, CONFIG), names)
-    if makes(old, source["vocab_size"], old.max_length) != makes(config, vocab_size, max_length):
+    if makes(old, source.get("vocab_size", 0), old.max_length) != makes(config, vocab_size, max_length):
         return {}
     kept = {key: value for key, value in source.items() if key != "torch_dtype"}
     return kept | {"architectures": [family.architecture(config)]}
@@ -222,7 +233,8 @@ def _beginning(values: dict[str, Any], special: Mapping[str, int]) -> dict[str, 
 def _config_json(
     family: Family, config: StackConfig, vocab_size: int, max_length: int, special: Mapping[str, int]
 ) -> dict[str, Any]:
-    wanted = ("bos", "eos", "pad") + (("decoder_start",) if "decoder_start" in special else ())
+    wanted = ("bos", "eos", "pad") if isinstance(config, StackConfig) else ()
+    wanted += ("decoder_start",) if "decoder_start" in special else ()
     ids = {f"{name}_token_id": special.get(name) for name in wanted}
     made = family.from_config(config, vocab_size, max_length)
     return {"architectures": [family.architecture(config)], "model_type": family.model_type, **made, **ids}

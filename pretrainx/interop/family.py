@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pretrainx.interop.keys import ACTIVATIONS, Keys
 from pretrainx.interop.tensors import Row
 from pretrainx.models.stack import StackConfig
@@ -17,7 +19,7 @@ class Family:
     """One value of `model_type`.
 
     Attributes:
-      kind: the section config.model of these models.
+      kind: the section config.model of these models; of pictures, what takes its place.
       architecture: the class that a model is of, by its config.
       prefix: of all tensors but those of heads; files of the base model alone lack it.
       heads: how the names of tensors begin that never have the prefix.
@@ -29,6 +31,9 @@ class Family:
       copies: {name of a tensor: the name of the one that it repeats}; they are in some files and not in others.
       base: the class without heads, whose files have no prefix; "" where such a model has no form here.
       buffers: names of what is stored but follows from the configuration, or is in no forward pass.
+      constants: config -> {name: array} of stored tensors that follow from the configuration, and are no leaves of ours.
+      described: (config, {file: content}, where) -> config with what the files beside config.json say of the model.
+      beside: config -> {file: content} of what is to be written beside.
       zeros: (config, vocab_size) -> {name: shape} of stored tensors that must be zero: this model has no leaf for them.
       settled: (config, params, {"pad": id, ...}) -> (config, params) of the same function, where what is written depends on ids
         of the tokenizer. ConfigError where there is none.
@@ -37,7 +42,7 @@ class Family:
     """
 
     model_type: str
-    kind: type[StackConfig]
+    kind: type
     architecture: Callable[[StackConfig], str]
     prefix: str
     to_config: Callable[[Keys, Collection[str]], StackConfig]
@@ -48,6 +53,9 @@ class Family:
     heads: tuple[str, ...] = ("lm_head.",)
     base: str = ""
     buffers: re.Pattern = re.compile(r"(?!)")
+    constants: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
+    described: Callable[[Any, dict[str, Any], str], Any] = lambda config, files, where: config
+    beside: Callable[[Any], dict[str, dict[str, Any]]] = lambda config: {}
     zeros: Callable[[StackConfig, int], dict[str, tuple[int, ...]]] = lambda config, vocab_size: {}
     settled: Callable[[StackConfig, Any, Mapping[str, int]], tuple[StackConfig, Any]] = lambda config, params, special: (
         config,

@@ -68,6 +68,10 @@ class Keys:
             return default
         return float(found)
 
+    def not_negative(self, name: str, default: float) -> float:
+        """A number, 0 or more; `default` where the key is left out or null."""
+        return 0.0 if self._values.get(name) == 0 and self._take(name) == 0 else self.positive(name, default)
+
     def flag(self, name: str, default: bool) -> bool:
         found = self._take(name)
         if found in (_MISSING, None):

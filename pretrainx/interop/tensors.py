@@ -24,6 +24,7 @@ class Row:
       vocab: the number of their ids, where inputs (a table) or, of a transposed one or a vector, outputs (a head) are our
         padded vocabulary; else 0.
       layers: how many there are, ours being stacked along them; 0 for what no layer owns.
+      leading: how many dimensions of size 1 theirs has in front.
     """
 
     theirs: str
@@ -33,6 +34,7 @@ class Row:
     transposed: bool = False
     vocab: int = 0
     layers: int = 0
+    leading: int = 0
 
     @property
     def folded(self) -> tuple[int, int]:
@@ -47,7 +49,8 @@ class Row:
         """Of their tensor."""
         inputs, outputs = self.folded
         both = (inputs, outputs * len(self.ours))
-        return both[1:] if not self.inputs else both[::-1] if self.transposed else both
+        shape = both[1:] if not self.inputs else both[::-1] if self.transposed else both
+        return (1,) * self.leading + shape
 
     @property
     def names(self) -> list[str]:
@@ -69,6 +72,29 @@ class Row:
     def _padded(self, matrix: np.ndarray) -> np.ndarray:
         missing = (math.prod(self.inputs) - matrix.shape[0], math.prod(self.outputs) - matrix.shape[1])
         return np.pad(matrix, [(0, count) for count in missing])
+
+
+@dataclass(frozen=True)
+class Patches(Row):
+    """A convolution [D, C, P, P] whose windows do not overlap: a matrix of patches in our order, row, column, channel.
+
+    Attributes:
+      side: P, in pixels; channels: C.
+    """
+
+    side: int = 0
+    channels: int = 3
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.outputs, self.channels, self.side, self.side)
+
+    def to_ours(self, tensor: np.ndarray) -> list[np.ndarray]:
+        return [tensor.transpose(2, 3, 1, 0).reshape(self.inputs + self.outputs)]
+
+    def to_theirs(self, leaves: list[np.ndarray]) -> np.ndarray:
+        (leaf,) = leaves
+        return np.ascontiguousarray(leaf.reshape(self.side, self.side, self.channels, -1).transpose(3, 2, 0, 1))
 
 
 def norm(theirs: str, ours: str, width: int, layers: int = 0, bias: bool = True) -> tuple[Row, ...]:

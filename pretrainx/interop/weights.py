@@ -14,6 +14,8 @@ from pretrainx.interop.family import Family
 from pretrainx.models.stack import StackConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# How far a stored constant may lie from ours, which are at most 1: in float32, and in two bytes.
+CONSTANT, NARROW = 1e-5, 2.0**-8
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -95,6 +97,33 @@ def without_copies(
                 do="import a model that was saved without it",
             )
     return full
+
+
+def without_constants(
+    constants: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray], where: str
+) -> dict[str, np.ndarray]:
+    """The tensors but those that are constants here. DataError where one is missing or another one, rounding aside."""
+    for name, wanted in constants.items():
+        found = tensors.get(name)
+        if found is None or found.shape != wanted.shape:
+            why = (
+                f"missing, expected {list(wanted.shape)}"
+                if found is None
+                else f"{list(found.shape)}, not {list(wanted.shape)}"
+            )
+        else:
+            apart = np.abs(found.astype(np.float64) - wanted).max()
+            bound = CONSTANT if found.dtype.itemsize > 2 else NARROW
+            if apart <= bound:
+                continue
+            why = f"up to {apart:.1e} away from what it must be; at most {bound:g} is rounding"
+        raise DataError(
+            "a table that is fixed here is another one",
+            where=f"{where}: {name}",
+            why=why,
+            do="import a model whose positions are the sines and cosines of its paper: there is no leaf for others",
+        )
+    return {name: array for name, array in tensors.items() if name not in constants}
 
 
 def in_one_dtype(full: dict[str, np.ndarray], where: str) -> tuple[dict[str, np.ndarray], str]:

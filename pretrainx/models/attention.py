@@ -60,18 +60,20 @@ def unit_rms(x: jax.Array) -> jax.Array:
     return (y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
-def to_heads(module: nn.Module, heads: int, std: float, name: str | None = None) -> Linear:
+def to_heads(module: nn.Module, heads: int, std: float, name: str | None = None, bias: bool = True) -> Linear:
     """The projection of an attention's `module` to so many heads: [B, T, D] -> [B, T, H, K]."""
     config = module.config
     outputs = (("heads", heads), ("head_dim", config.head_size))
-    return Linear((("embed", config.width),), outputs, std, config.bias, module.precision, name=name)
+    bias, law = bias and config.bias, module.spread.law
+    return Linear((("embed", config.width),), outputs, std, bias, module.precision, law=law, name=name)
 
 
 def from_heads(module: nn.Module, name: str | None = None) -> Linear:
     """[B, T, H, K] -> [B, T, D]"""
     config = module.config
     inputs = (("heads", config.heads), ("head_dim", config.head_size))
-    return Linear(inputs, (("embed", config.width),), module.spread.out, config.bias, module.precision, name=name)
+    outputs, spread = (("embed", config.width),), module.spread
+    return Linear(inputs, outputs, spread.out, config.bias, module.precision, law=spread.law, name=name)
 
 
 def by_head(x: jax.Array) -> jax.Array:
@@ -143,7 +145,7 @@ class Attention(nn.Module):
         """turns: rotary angles of the positions; cache: of this layer, x then follows it; the rest as kernels have it."""
         config = self.config
         query = by_head(to_heads(self, config.heads, self.spread.query, "query")(x))
-        key = by_head(to_heads(self, config.shared_heads, self.spread.key, "key")(x))
+        key = by_head(to_heads(self, config.shared_heads, self.spread.key, "key", config.key_bias)(x))
         value = by_head(to_heads(self, config.shared_heads, self.spread.key, "value")(x))
         if config.qk_norm:
             query, key = unit_rms(query), unit_rms(key)

@@ -20,6 +20,12 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
 }
 NORMS = ("layer", "rms")
+# Distributions of initial values by standard deviation; the truncated one is cut at two of them, which leaves 0.88 of it.
+LAWS = {
+    "normal": nn.initializers.normal,
+    "truncated": nn.initializers.truncated_normal,
+    "uniform": lambda std: lambda key, shape, dtype: 3**0.5 * std * jax.random.uniform(key, shape, dtype, -1, 1),
+}
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -36,13 +42,15 @@ class Precision:
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviations of a block's matrices at the start: queries, keys and values, attention's output, the MLP's two."""
+    """Standard deviations of a block's matrices at the start: queries, keys and values, attention's output, the MLP's two;
+    `law`, one of LAWS, is the same for all."""
 
     query: float
     key: float
     out: float
     up: float
     down: float
+    law: str = "normal"
 
 
 def wide(x: jax.Array) -> jax.Array:
@@ -55,7 +63,7 @@ class Linear(nn.Module):
 
     Attributes:
       inputs, outputs: ((logical name, size), ...) of the kernel's dimensions.
-      std: standard deviation of the normal initialiser.
+      std, law: standard deviation of the initial values, and which of LAWS they follow.
       wide: the result stays in the float32 or wider that it was accumulated in, as logits do.
     """
 
@@ -65,6 +73,7 @@ class Linear(nn.Module):
     bias: bool = True
     precision: Precision = Precision()
     wide: bool = False
+    law: str = "normal"
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -74,7 +83,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = tuple(size for _, size in self.inputs + self.outputs)
-        initial = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
+        initial = nn.with_logical_partitioning(LAWS[self.law](self.std), self.axes)
         kernel = self.param("kernel", initial, shape, self.precision.params)
         y = contract(x, kernel, len(self.inputs), self.precision.compute, wide=True)
         if self.bias:
@@ -119,6 +128,18 @@ class Norm(nn.Module):
         if self.kind == "layer":
             y = y + self.param("bias", boxed(nn.initializers.zeros, ("norm",)), shape, self.precision.params)
         return y.astype(x.dtype)
+
+
+class Scale(nn.Module):
+    """x times a learned factor per dimension, `start` at first (layer scale: Touvron et al. 2021, section 2)."""
+
+    start: float
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        initial = nn.with_logical_partitioning(nn.initializers.constant(self.start), ("norm",))
+        return (wide(x) * self.param("scale", initial, (x.shape[-1],), self.precision.params)).astype(x.dtype)
 
 
 class Embedding(nn.Module):
@@ -171,6 +192,16 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site) -> jax.Arra
         return x
     draw = lambda key: jax.random.bernoulli(jax.random.fold_in(key, site), 1.0 - rate, x.shape[1:])
     return jnp.where(jax.vmap(draw)(keys), x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None, site) -> jax.Array:
+    """Zeroes whole rows of x [B, ...] with probability `rate` and scales the rest (stochastic depth: Huang et al. 2016);
+    as it is where keys is None. Drawn as in `dropout`."""
+    if keys is None:
+        return x
+    kept = 1.0 - rate
+    drawn = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, site), kept))(keys)
+    return jnp.where(drawn.reshape(-1, *[1] * (x.ndim - 1)), x / kept, 0).astype(x.dtype)
 
 
 def unpadded(logits: jax.Array, real: int) -> jax.Array:

@@ -16,14 +16,14 @@ def decoder_parameters(config: DecoderConfig, vocab_size: int, max_length: int) 
     d = config.width
     positions = max_length * d if config.positions == "learned" else 0
     tables = vocab_size * d * (1 if config.tied else 2)
-    return tables + positions + config.depth * _block(config) + _norm(config)
+    return tables + positions + config.depth * block_parameters(config) + norm_parameters(config)
 
 
 def encoder_parameters(config: EncoderConfig, vocab_size: int, max_length: int) -> int:
     """Parameters, the vocabulary's padding not counted. BERT base: 109,514,298, with pooler and two classes 110,106,428."""
-    d, norm, square = config.width, _norm(config), config.width**2 + config.width
+    d, norm, square = config.width, norm_parameters(config), config.width**2 + config.width
     positions = {"learned": (max_length + config.position_offset) * d, "rotary": 0, "sinusoidal": 1}[config.positions]
-    count = (vocab_size + config.types) * d + positions + config.depth * _block(config)
+    count = (vocab_size + config.types) * d + positions + config.depth * block_parameters(config)
     count += norm * (config.embedding_norm + config.norm_first) + config.pooler * (square + 2 * d + 2)
     if config.head == "none":
         return count
@@ -32,31 +32,38 @@ def encoder_parameters(config: EncoderConfig, vocab_size: int, max_length: int) 
 
 def encoder_decoder_parameters(config: EncoderDecoderConfig, vocab_size: int, max_length: int) -> int:
     """Parameters, the vocabulary's padding not counted. T5 base: 222,903,552; BART base: 139,420,416."""
-    d, norm = config.width, _norm(config)
+    d, norm = config.width, norm_parameters(config)
     side = (config.embedding_norm + config.norm_first) * norm
     side += (max_length + config.position_offset) * d if config.positions == "learned" else 0
     side += config.buckets * config.heads if config.positions == "relative" else 0
     tables = vocab_size * d * (1 if config.tied else 2)
-    return tables + 2 * side + config.depth * _block(config) + config.target_depth * _block(config, cross=True)
+    return (
+        tables
+        + 2 * side
+        + config.depth * block_parameters(config)
+        + config.target_depth * block_parameters(config, cross=True)
+    )
 
 
-def _norm(config: StackConfig) -> int:
+def norm_parameters(config: StackConfig) -> int:
     return (2 if config.norm == "layer" else 1) * config.width
 
 
-def _block(config: StackConfig, cross: bool = False) -> int:
+def block_parameters(config: StackConfig, cross: bool = False) -> int:
     """Parameters of a block, with a cross-attention or without."""
     query, shared = config.heads * config.head_size, config.shared_heads * config.head_size
     attention = query + 2 * shared + config.width
     biases = attention * (1 + cross) + config.mlp_size * (1 + config.gated) + config.width if config.bias else 0
-    return _matmul_weights(config) + cross * _attention_weights(config) + biases + (2 + cross) * _norm(config)
+    biases -= shared if config.bias and not config.key_bias else 0
+    vectors = (2 + cross) * (norm_parameters(config) + config.width * bool(config.layer_scale))
+    return matmul_weights(config) + cross * _attention_weights(config) + biases + vectors
 
 
 def _attention_weights(config: StackConfig) -> int:
     return 2 * config.width * (config.heads + config.shared_heads) * config.head_size
 
 
-def _matmul_weights(config: StackConfig) -> int:
+def matmul_weights(config: StackConfig) -> int:
     """Weights of a block that multiply: N_mm / L."""
     return _attention_weights(config) + (2 + config.gated) * config.width * config.mlp_size
 
@@ -64,8 +71,8 @@ def _matmul_weights(config: StackConfig) -> int:
 def encoder_flops_per_row(config: EncoderConfig, vocab_size: int, length: int, predicted: int) -> float:
     """Forward and backward FLOPs of the matrix products of a row of T tokens, of which the head reads `predicted`."""
     head = config.width * (vocab_size + config.width * (config.head == "transform"))
-    hidden = 6 * config.depth * _matmul_weights(config) * length
-    return float(hidden + _scores(config, length, config.depth) * length + 6 * head * predicted)
+    hidden = 6 * config.depth * matmul_weights(config) * length
+    return float(hidden + score_flops(config, length, config.depth) * length + 6 * head * predicted)
 
 
 def encoder_decoder_flops_per_row(
@@ -73,11 +80,11 @@ def encoder_decoder_flops_per_row(
 ) -> float:
     """Forward and backward FLOPs of the matrix products of a source of S tokens and a target of T."""
     depth, keys = config.target_depth, config.shared_heads * config.head_size
-    encoder = 6 * config.depth * _matmul_weights(config) + _scores(config, source_length, config.depth)
+    encoder = 6 * config.depth * matmul_weights(config) + score_flops(config, source_length, config.depth)
     reading = 6 * depth * 2 * config.width * keys  # keys and values that the decoder makes of the source
     crossing = 6 * depth * 2 * config.width * config.heads * config.head_size
-    decoder = 6 * depth * _matmul_weights(config) + crossing + 6 * vocab_size * config.width
-    decoder += _scores(config, visible_keys(target_length) + source_length, depth)
+    decoder = 6 * depth * matmul_weights(config) + crossing + 6 * vocab_size * config.width
+    decoder += score_flops(config, visible_keys(target_length) + source_length, depth)
     return float((encoder + reading) * source_length + decoder * target_length)
 
 
@@ -105,14 +112,14 @@ def _all(config: DecoderConfig, vocab_size: int, length: int) -> float:
 
 
 def _hidden(config: DecoderConfig, vocab_size: int, length: int) -> float:
-    return 6 * config.depth * _matmul_weights(config)
+    return 6 * config.depth * matmul_weights(config)
 
 
 def _products(config: DecoderConfig, vocab_size: int, length: int) -> float:
     return _hidden(config, vocab_size, length) + 6 * vocab_size * config.width
 
 
-def _scores(config: StackConfig, keys: float, depth: int) -> float:
+def score_flops(config: StackConfig, keys: float, depth: int) -> float:
     """Query-key and probability-value products of a token with so many keys: 12 L Q S, Q = heads x head width."""
     return 12 * depth * config.heads * config.head_size * keys
 
@@ -120,14 +127,14 @@ def _scores(config: StackConfig, keys: float, depth: int) -> float:
 def _palm(config: DecoderConfig, vocab_size: int, length: int) -> float:
     """6 N' + 12 L Q T: N' without position table and untied input embedding (Chowdhery et al. 2022, app. B; nanoGPT)."""
     lookups = length * config.width * (config.positions == "learned") + vocab_size * config.width * (not config.tied)
-    return 6 * (decoder_parameters(config, vocab_size, length) - lookups) + _scores(config, length, config.depth)
+    return 6 * (decoder_parameters(config, vocab_size, length) - lookups) + score_flops(config, length, config.depth)
 
 
 def _levanter(config: DecoderConfig, vocab_size: int, length: int) -> float:
     """As `matmul_full`, and three operations a score for the softmax."""
     return (
         _products(config, vocab_size, length)
-        + _scores(config, length, config.depth)
+        + score_flops(config, length, config.depth)
         + 9 * config.depth * config.heads * length
     )
 
@@ -140,11 +147,13 @@ def _deepseek(config: DecoderConfig, vocab_size: int, length: int) -> float:
 CONVENTIONS = {
     "6n": _all,  # Hoffmann et al. 2022: C = 6 N D
     "6n_hidden": _hidden,
-    "kaplan": lambda c, v, t: _hidden(c, v, t) + _scores(c, t / 2, c.depth),  # Kaplan et al. 2020, section 2.1, times 3
+    "kaplan": lambda c, v, t: (
+        _hidden(c, v, t) + score_flops(c, t / 2, c.depth)
+    ),  # Kaplan et al. 2020, section 2.1, times 3
     "6n_products": _products,
     "palm": _palm,
-    "matmul_full": lambda c, v, t: _products(c, v, t) + _scores(c, t, c.depth),
-    "matmul_causal": lambda c, v, t: _products(c, v, t) + _scores(c, visible_keys(t, c.window), c.depth),
+    "matmul_full": lambda c, v, t: _products(c, v, t) + score_flops(c, t, c.depth),
+    "matmul_causal": lambda c, v, t: _products(c, v, t) + score_flops(c, visible_keys(t, c.window), c.depth),
     "levanter": _levanter,
     "deepseek": _deepseek,
 }

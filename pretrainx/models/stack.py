@@ -11,7 +11,18 @@ from flax import struct
 from pretrainx.core.errors import ConfigError
 from pretrainx.models import kernels
 from pretrainx.models.attention import Attention, Cache, CrossAttention, Turns, turns
-from pretrainx.models.layers import ACTIVATIONS, NORMS, Linear, Norm, Precision, Spread, dropout, wide
+from pretrainx.models.layers import (
+    ACTIVATIONS,
+    NORMS,
+    Linear,
+    Norm,
+    Precision,
+    Scale,
+    Spread,
+    drop_path,
+    dropout,
+    wide,
+)
 from pretrainx.parallel.rules import constrain
 
 # What the backward pass finds in memory of each block; the rest it computes again.
@@ -22,6 +33,8 @@ REMAT = {
     "weight_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 INITIAL = ("normal", "fan_in")
+# The number of the first draw of a stack's dropped branches; dropout's stand before it.
+DROP_PATH = 2**16
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,9 @@ class StackConfig:
     scaled_residual = False
     initial = "normal"
     window = 0
+    key_bias = True
+    layer_scale = 0.0
+    drop_path = 0.0
 
     def __post_init__(self):
         for name, whole, parts in (
@@ -223,6 +239,11 @@ class Block(nn.Module):
         for index, (name, branch) in enumerate(branches.items()):
             norm = Norm(config.norm, config.norm_epsilon, precision, name=f"{name}_norm")
             y = branch(norm(x) if config.norm_first else x)
+            if config.layer_scale:
+                y = Scale(config.layer_scale, precision, name=f"{name}_scale")(y)
+            if config.drop_path:
+                rate = config.drop_path * layer / max(self.depth - 1, 1)
+                y = drop_path(y, rate, around.keys, DROP_PATH + len(branches) * layer + index)
             x = x + dropout(y, config.dropout, around.keys, self.first_site + len(branches) * layer + index)
             x = constrain(x if config.norm_first else norm(x), "batch", "length", "act_embed")
         return x, (cache, memory) if decoding else None
@@ -237,17 +258,18 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        config, precision = self.config, self.precision
+        config, precision, spread = self.config, self.precision, self.spread
         width, hidden = (("embed", x.shape[-1]),), (("mlp", config.mlp_size),)
         grow = lambda name: constrain(
-            Linear(width, hidden, self.spread.up, config.bias, precision, name=name)(x), "batch", "length", "act_mlp"
+            Linear(width, hidden, spread.up, config.bias, precision, law=spread.law, name=name)(x),
+            *("batch", "length", "act_mlp"),
         )
         # In float32 whatever is stored: bfloat16 elementwise work is three times slower on CPU, and no more exact.
         # Its own intermediates are made again from its input: kept, they would be most of what a block keeps.
         activate = jax.checkpoint(lambda y: ACTIVATIONS[config.activation](wide(y)))
         y = activate(grow("gate")) * wide(grow("up")) if config.gated else activate(grow("up"))
         y = y.astype(precision.compute)
-        return Linear(hidden, width, self.spread.down, config.bias, precision, name="down")(y)
+        return Linear(hidden, width, spread.down, config.bias, precision, law=spread.law, name="down")(y)
 
 
 def stacked(

@@ -39,6 +39,10 @@ TABLE = (
     ("type", ()),
     ("bucket", ()),
     ("classes", ()),
+    ("patch", ()),
+    ("window", ()),
+    ("channels", ("fsdp",)),
+    ("features", ("tensor",)),
     ("rank", ()),
 )
 

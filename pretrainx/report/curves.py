@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 import matplotlib
 import numpy as np
@@ -48,7 +50,8 @@ class Curve:
     """One figure: what is drawn of each run.
 
     Attributes:
-      key: the metric. smooth: draw it faintly, with its running mean on top. points: draw markers too.
+      key: the metric; one that ends in "*" stands for all that begin so, each in a figure of its own.
+      smooth: draw it faintly, with its running mean on top. points: draw markers too.
       also: metrics drawn as points over the first. level: a metric whose last value is a dashed horizontal line.
       logarithmic: a logarithmic axis where the values span more than a factor of 50.
     """
@@ -73,6 +76,10 @@ CURVES = (
     ),
     Curve("Bits per byte, held out", "eval/held_out/bits_per_byte", points=True),
     Curve("Accuracy, held out (%)", "eval/held_out/metric/accuracy", points=True, scale=100.0),
+    Curve("Nearest neighbours (%)", "eval/knn/*", points=True, scale=100.0),
+    Curve("Linear probe (%)", "eval/probe/*", points=True, scale=100.0),
+    Curve("Spread of embeddings", "train/metric/embedding_std", smooth=True),
+    Curve("Rank of embeddings", "train/metric/embedding_rank", smooth=True),
     Curve("Gradient norm", "train/grad_norm", smooth=True, logarithmic=True),
     Curve("Learning rate", "train/lr"),
     Curve("Tokens per second", "perf/tokens_per_s", smooth=True),
@@ -86,9 +93,24 @@ def draw(runs: Sequence[Run]) -> list[tuple[str, str]]:
     with matplotlib.rc_context(_STYLE):
         return [
             (curve.title, _svg(curve, runs))
-            for curve in CURVES
+            for curve in _spelled_out(CURVES, runs)
             if any(run.series(key)[0] for run in runs for key in (curve.key, *(key for key, _ in curve.also)))
         ]
+
+
+def _spelled_out(curves: Sequence[Curve], runs: Sequence[Run]) -> list[Curve]:
+    """A curve for each metric that a key with "*" stands for; halves of intervals are none."""
+    metrics = dict.fromkeys(name for run in runs for record in run.metrics for name in record)
+    found = []
+    for curve in curves:
+        start = curve.key.removesuffix("*")
+        names = [name for name in metrics if name.startswith(start) and not name.endswith("/interval")]
+        titled = lambda name, curve=curve, start=start: f"{curve.title}: {name.removeprefix(start)}"
+        if start == curve.key:
+            found.append(curve)
+        else:
+            found += [dataclasses.replace(curve, title=titled(name), key=name) for name in names]
+    return found
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
@@ -167,7 +189,7 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _frame(axes, curve: Curve, values: np.ndarray, level: float) -> None:
     """Title, grid and limits; `level` is a height that stays in view."""
-    axes.set_title(curve.title, weight="bold")
+    axes.set_title(curve.title.replace(": ", "\n"), weight="bold")  # how a metric was made is long
     axes.set_xlabel("step")
     axes.grid(True, axis="y")
     axes.set_axisbelow(True)
@@ -195,4 +217,4 @@ def _inline(text: str, curve: Curve) -> str:
     rest = re.sub(r"<style.*?</style>", "", rest, count=1, flags=re.DOTALL)  # it would style the whole page
     prefix = re.sub(r"\W+", "-", curve.key)
     rest = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", rest)
-    return f'{head} role="img" aria-label="{curve.title}">{rest}'
+    return f'{head} role="img" aria-label="{escape(curve.title)}">{rest}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import json
 import os
@@ -16,12 +17,14 @@ from pretrainx.core.config import difference, flatten
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.readable import duration, quantity
 from pretrainx.report.curves import COLOURS, draw
-from pretrainx.report.read import Run, Sample, read_runs
+from pretrainx.report.read import Picture, Run, Sample, read_runs
 from pretrainx.report.style import STYLE
 
 _SAMPLES_SHOWN = 12  # of one run alone
 _SAMPLES_SHOWN_BESIDE = 4  # of each of several runs
 _EVENTS_SHOWN = 60
+_PAGE_WIDTH = 1036  # pixels of its text
+_LARGEST_SCALE = 6  # of a picture's pixels
 _STEPS_SHOWN = 6  # of those that were evaluated by command
 _ROUTINE = ("saving", "saved", "eval")  # told by their number and their last step, not one by one
 
@@ -60,6 +63,7 @@ def render(runs: Sequence[Run]) -> str:
         _section("Curves", _curves(runs)),
         _section("Config differences", _config_differences(runs)) if len(runs) > 1 else "",
         *(_section(_of(run, "Evaluations", runs), _evaluations(run.evals)) for run in runs if run.evals),
+        *(_section(_of(run, "Pictures", runs), _pictures(run.pictures)) for run in runs if run.pictures),
         *(_section(_of(run, "Samples", runs), _samples(run.samples, most)) for run in runs if run.samples),
         *(_section(_of(run, "Events", runs), _events(run.events)) for run in runs if run.events),
         *(_section(_of(run, "Config", runs), _config(run.config, folded=len(runs) > 1)) for run in runs),
@@ -168,6 +172,21 @@ def _samples(samples: Sequence[Sample], most: int) -> str:
     if count > len(samples):
         blocks.append(f'<p class="note">{len(samples)} of {count} samples are shown.</p>')
     return "\n".join(blocks)
+
+
+def _pictures(pictures: Sequence[Picture]) -> str:
+    """Each inside the page, its pixels enlarged by a whole number and kept sharp."""
+    blocks = []
+    for picture in pictures:
+        scale = max(1, min(_LARGEST_SCALE, _PAGE_WIDTH // max(picture.width, 1), 640 // max(picture.height, 1)))
+        label = picture.name.replace("_", " ") or "picture"
+        step = f'<span class="note">step {picture.step:,}</span>' if picture.step >= 0 else ""
+        note = f'<br/><span class="note">{escape(picture.caption)}</span>' if picture.caption else ""
+        source = f"data:image/png;base64,{base64.b64encode(picture.content).decode()}"
+        size = f'width="{scale * picture.width}" height="{scale * picture.height}"'
+        image = f'<img src="{source}" {size} alt="{escape(label)}"/>'
+        blocks.append(f"<figure>{image}<figcaption>{escape(label)} {step}{note}</figcaption></figure>")
+    return '<div class="pictures">' + "\n".join(blocks) + "</div>"
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> str:

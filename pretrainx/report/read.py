@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from pretrainx.core.errors import DataError
 from pretrainx.core.json_lines import read, read_metrics
 
 _SAMPLE_CHARACTERS = 20_000
+_PICTURE_BYTES = 4_000_000  # larger ones would make a page that no mail takes
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,24 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """One PNG of `samples/`, the newest of its name.
+
+    Attributes:
+      name: the file's, without its step; step: -1 where it has none.
+      caption: the text that the file itself has, "" where it has none.
+      width, height: pixels. content: the file as it is.
+    """
+
+    name: str
+    step: int
+    caption: str
+    width: int
+    height: int
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Run:
     """One workdir.
 
@@ -35,6 +57,7 @@ class Run:
       metrics: one record per step, in order.
       events, samples: in order; either may be empty.
       evals: what `pretrainx eval` found, one record per step, in order.
+      pictures: of each name the newest.
     """
 
     name: str
@@ -43,6 +66,7 @@ class Run:
     events: list[dict[str, Any]]
     samples: list[Sample]
     evals: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """(steps, values) where the metric was recorded and is finite."""
@@ -90,7 +114,8 @@ def read_run(workdir: str | Path, name: str = "") -> Run:
         )
     name = name or path.resolve().name
     events, evals = read(path / "events.jsonl"), read_metrics(path / "evals.jsonl")
-    return Run(name, config, metrics, events, _samples(path / "samples"), evals)
+    samples = path / "samples"
+    return Run(name, config, metrics, events, _samples(samples), evals, _pictures(samples))
 
 
 def _command(config: str | Path, workdir: Path) -> str:
@@ -122,6 +147,30 @@ def _samples(directory: Path) -> list[Sample]:
             text = text[:_SAMPLE_CHARACTERS] + "\n[cut here]"
         samples.append(Sample(path.stem, int(number[0]) if number else -1, text))
     return sorted(samples, key=lambda sample: (sample.step, sample.name))
+
+
+def _pictures(directory: Path) -> list[Picture]:
+    """The newest of each name, by name. A file that is no picture, or too large, is left out: so is one half written."""
+    newest: dict[str, tuple[int, Path]] = {}
+    for path in sorted(directory.glob("*.png")):
+        parts = re.fullmatch(r"(?:(\d+)[-_]?)?(.*)", path.stem)
+        step, name = int(parts[1]) if parts[1] else -1, parts[2]
+        if name not in newest or step > newest[name][0]:
+            newest[name] = step, path
+    found = []
+    for name, (step, path) in sorted(newest.items()):
+        try:
+            if path.stat().st_size > _PICTURE_BYTES:
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path, formats=("PNG",)) as image:
+                    (width, height), caption = image.size, str(image.info.get("Caption", ""))
+                    image.verify()
+            found.append(Picture(name, step, caption, width, height, path.read_bytes()))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+            continue  # Pillow says SyntaxError of a broken PNG
+    return found
 
 
 def _is_finite(value: Any) -> bool:

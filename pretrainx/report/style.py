@@ -36,6 +36,12 @@ table.single td { padding: 0 6px 12px 16px; border: 0; font-size: 18px; font-wei
 .curves figure { margin: 0; }
 .curves svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
+.pictures { display: flex; flex-wrap: wrap; gap: 24px 28px; align-items: flex-end; }
+.pictures figure { margin: 0; max-width: 100%; }
+.pictures img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }
+figcaption { margin-top: 6px; font-weight: 550; font-size: 13px; }
+figcaption .note { font-weight: 400; margin-left: 4px; }
+figcaption br + .note { margin-left: 0; }
 details { margin: 0 0 8px; }
 summary { cursor: pointer; font-weight: 550; }
 summary .note { font-weight: 400; margin-left: 6px; }

@@ -15,17 +15,17 @@ from pretrainx.core import config as strict
 from pretrainx.core.errors import CheckpointError, ConfigError, OutOfMemoryError
 from pretrainx.core.json_lines import read_metrics
 from pretrainx.core.readable import duration, quantity
-from pretrainx.data.prepared import PreparedText
-from pretrainx.data.text import prepare
 from pretrainx.parallel import distributed
 from pretrainx.runs import examples, parameters
+from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.disk import disk_need
-from pretrainx.runs.evaluation import is_causal
+from pretrainx.runs.evaluations import evaluated
+from pretrainx.runs.introduction import introduce
 from pretrainx.runs.load import data_directory
 from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.runs.resume import blame, changes, plain, refuse_changes, shown
-from pretrainx.runs.train import begin, check_disk, introduce, prepared
+from pretrainx.runs.train import begin, check_disk, prepared
 from pretrainx.training import state as states
 from pretrainx.training.peak import peak_flops
 from pretrainx.training.restore import FormatError, MisfitError, restore_params, restore_step, steps_in
@@ -56,26 +56,26 @@ def dry_run(
     heading("config")
     tell_all(config_lines(recipe, values, of_file), say)
     heading("data")
-    with data_of(recipe, workdir, say) as text:
-        parts = assemble(recipe, text.vocabulary)
+    with data_of(recipe, workdir, say) as data:
+        parts = assemble(recipe, data.about)
         like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
         heading("parameters")
-        tell_all(parameters.lines(parts, text.vocabulary.predicted), say)
+        tell_all(parameters.lines(parts), say)
         tell_all((f"warning: {line}" for line in states.fallbacks(parts.found, parts.rules)), say)
         heading("run")
-        introduce(recipe, parts, text, workdir, say)
+        introduce(recipe, parts, data, workdir, say)
         tell_all(arithmetic(recipe, parts, workdir), say)
         heading("memory, per device")
         tell_all(memory_lines(recipe, parts, like), say)
         heading("checkpoints")
-        fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
+        fingerprint = data.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
         step = look_at_checkpoints(recipe, parts, like, workdir, fingerprint, allow_change, say)
         need = disk_need(like, recipe.checkpoint.keep, workdir / "checkpoints")
         say(f"disk: {need}")
         heading("evaluation and writers")
         tell_all(evaluation_lines(recipe, parts), say)
         heading("the first batch" if step == 0 else f"batch {step}, the first that it would read")
-        tell_all(batch_lines(recipe, parts, text, step), say)
+        tell_all(batch_lines(recipe, parts, data, step), say)
     warn = lambda kind, text: say(f"{kind}: {text}")
     distributed.decided("disk", lambda: check_disk(need, workdir / "checkpoints", warn))
     say("\ndry run: nothing was trained, and nothing was written in the workdir")
@@ -100,7 +100,7 @@ def refuse_unwritable(workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def data_of(recipe: Recipe, workdir: Path, say: Callable[[str], None]) -> Iterator[PreparedText]:
+def data_of(recipe: Recipe, workdir: Path, say: Callable[[str], None]) -> Iterator[Prepared]:
     """The data where the run would have them, or else prepared by each process for itself: hosts share no temporary files."""
     directory = data_directory(recipe, workdir)
     there = lambda: bool(recipe.data.cache) or directory.is_dir() and any(directory.iterdir())
@@ -126,7 +126,8 @@ def config_lines(recipe: Recipe, values: dict, of_file: dict | None) -> Iterator
 
 def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
     """How the batch is divided, FLOPs, and how long that takes."""
-    train, tokens = recipe.train, parts.tokens_per_row
+    train, units = recipe.train, parts.units_per_row
+    unit, rate_of = ("token", "perf/tokens_per_s") if parts.of_text else ("picture", "perf/examples_per_s")
     yield (
         f"batch: {train.batch_size} rows = {parts.rules.batch_ways()} ways x {train.microbatches} microbatches x "
         f"{parts.rows_per_device} rows per device"
@@ -135,20 +136,18 @@ def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
     if not flops:
         return
     total = flops * train.batch_size * train.steps
-    yield f"FLOPs: {quantity(flops / tokens)} per token, {total:.3g} in all"
-    measured = [record["perf/tokens_per_s"] for record in read_metrics(workdir / "metrics.jsonl") if _fast(record)]
+    yield f"FLOPs: {quantity(flops / units)} per {unit}, {total:.3g} in all"
+    rates = (record.get(rate_of) for record in read_metrics(workdir / "metrics.jsonl"))
+    measured = [rate for rate in rates if isinstance(rate, float) and rate > 0]
     if measured:
         rate = measured[-1]
-        yield f"time: {duration(train.batch_size * tokens * train.steps / rate)} at the {quantity(rate)} tokens/s of this run"
+        seconds = train.batch_size * units * train.steps / rate
+        yield f"time: {duration(seconds)} at the {quantity(rate)} {unit}s/s of this run"
     elif peak := peak_flops(jax.devices(), recipe.precision.compute):
         yield (
             f"time: {duration(total / (ASSUMED_MFU * peak))} at an assumed {ASSUMED_MFU:.0%} of "
             f"{peak / 1e12:.3g} TFLOP/s, without compiling, evaluating and saving"
         )
-
-
-def _fast(record: dict) -> bool:
-    return isinstance(record.get("perf/tokens_per_s"), float) and record["perf/tokens_per_s"] > 0
 
 
 def memory_lines(recipe: Recipe, parts: Parts, like: states.TrainState) -> Iterator[str]:
@@ -238,28 +237,21 @@ def look_at_checkpoints(recipe, parts: Parts, like, workdir: Path, fingerprint: 
 
 def evaluation_lines(recipe: Recipe, parts: Parts) -> Iterator[str]:
     every = f"every {recipe.train.eval_every} steps and " if recipe.train.eval_every else ""
-    causal, samples = is_causal(parts.objective), recipe.evals.samples
-    count, unit = (len(samples.prompts), "prompts") if causal else (samples.rows, "rows with what is filled in")
-    found = [
-        "held-out loss",
-        *["trigram baseline"] * (recipe.evals.trigram and causal),
-        *[f"{count} {unit}"] * bool(count),
-    ]
-    yield f"evaluated {every}at the end: {', '.join(found)}"
+    yield f"evaluated {every}at the end: {', '.join(['held-out loss', *evaluated(recipe, parts)])}"
     yield f"saved every {recipe.checkpoint.every} steps and at the end, the last {recipe.checkpoint.keep} kept"
     yield "writers: metrics.jsonl, events.jsonl" + ", tensorboard" * recipe.writers.tensorboard
 
 
-def batch_lines(recipe: Recipe, parts: Parts, text: PreparedText, step: int) -> Iterator[str]:
+def batch_lines(recipe: Recipe, parts: Parts, data: Prepared, step: int) -> Iterator[str]:
     """The first rows of batch `step`, before and after `observe`."""
-    rows = text.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
+    rows = data.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
     batch = rows.batch(step)
     observation = examples.observed(parts.objective, recipe.seed, step, batch)
     yield f"hash {rows.record_hash(step)}; targets in {examples.UNSCORED[0]}...{examples.UNSCORED[1]} have weight 0"
     for task, part, seen in examples.by_task(batch, observation):
         for row in range(min(ROWS, len(part["valid"]))):
             yield f"row {row}{examples.of(task)}, corpus row {examples.rows_of(rows, task).numbers(step)[row]}"
-            yield from (f"  {line}" for line in examples.lines(text.tokenizer, part, seen, row, CHARACTERS))
+            yield from (f"  {line}" for line in examples.lines(data.tokenizer, part, seen, row, CHARACTERS))
 
 
 def _mebi(size: float) -> str:

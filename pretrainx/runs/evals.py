@@ -10,8 +10,6 @@ from pathlib import Path
 from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import json_lines
 from pretrainx.core.errors import ConfigError, nearest
-from pretrainx.data.prepared import PreparedText
-from pretrainx.data.text import prepare
 from pretrainx.evals import ngram
 from pretrainx.evals.baseline import Baseline
 from pretrainx.evals.choices import Choices, read_questions
@@ -22,7 +20,10 @@ from pretrainx.evals.sampled import Sampled
 from pretrainx.objectives.masked_lm import MaskedLm
 from pretrainx.objectives.span_corruption import SpanCorruption
 from pretrainx.parallel.compilation import keep_compiled_programs
-from pretrainx.runs.evaluation import Evaluation, is_causal
+from pretrainx.runs.data import Prepared, prepare
+from pretrainx.runs.evaluation import Evaluation
+from pretrainx.runs.evaluation_of_text import is_causal
+from pretrainx.runs.evaluations import evaluation_of
 from pretrainx.runs.load import Run, data_directory, load, rebuild
 
 FILE = "evals.jsonl"
@@ -109,14 +110,14 @@ class Evaluations:
         self.choices_file, self.demonstrations, self.pool_file = choices, demonstrations, pool
 
     @functools.cached_property
-    def text(self) -> PreparedText:
+    def data(self) -> Prepared:
         return prepare(self.run.config.data, data_directory(self.run.config, self.run.workdir), self.say)
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
         """The run's own, which knows its held-out rows."""
-        recipe, parts = rebuild(self.run.config, self.run.tokenizer.vocabulary)
-        return Evaluation(recipe, parts, self.text, self.run.workdir)
+        recipe, parts = rebuild(self.run.config, self.run.about)
+        return evaluation_of(recipe, parts, self.data, self.run.workdir)
 
     @functools.cached_property
     def batches(self) -> list:
@@ -202,7 +203,7 @@ class Evaluations:
 
     def sampled(self) -> dict[str, float]:
         run, length = self.run, self.evaluation.length
-        sequences = [tokens for text in self.evaluation.held_out_text.values() for tokens in text.sequences()]
+        sequences = [tokens for text in self.evaluation.held_out_rows.values() for tokens in text.sequences()]
         cut = (tokens[first : first + length] for tokens in sequences for first in range(0, len(tokens), length))
         # Whole ones where there are some; a short corpus has less.
         texts = sorted((text for text in cut if len(text) > 1), key=len, reverse=True)

@@ -1,137 +1,71 @@
-"""What is evaluated during a run: held-out loss, a trigram model to compare with, samples to read."""
+"""What is evaluated during a run, whatever its data are: the objective's own loss on the held-out split."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
-from pretrainx.adapt.wrapper import innermost
-from pretrainx.data.held_out import HeldOutTasks, HeldOutText
 from pretrainx.data.loader import place
-from pretrainx.data.prepared import PreparedText
-from pretrainx.evals import ngram
-from pretrainx.evals.continuation import Continuations
-from pretrainx.evals.fill_in import FillIns
 from pretrainx.evals.held_out import HeldOut
-from pretrainx.models.decoder import Decoder
-from pretrainx.objectives.autoregressive import Autoregressive
-from pretrainx.objectives.objective import Objective
-from pretrainx.parallel import distributed
+from pretrainx.runs.data import Prepared
 from pretrainx.runs.parts import Parts
 from pretrainx.runs.recipe import Recipe
 from pretrainx.training.state import TrainState
 
 
 class Evaluation:
-    """Called with a state, gives {"held_out/loss": ..., "trigram/loss": ...} and writes DIR/samples/<step>.txt.
+    """Called with a state, gives {"held_out/loss": ...} and what a kind of data adds to it.
 
     Averaged parameters are evaluated where the run keeps them. The parts of a mixture are evaluated together, and each
     again by itself ("held_out/<part>/loss"): a sum cannot be taken apart by objectives that draw their targets.
     """
 
-    def __init__(self, recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path):
-        self.recipe, self.parts, self.text, self.workdir = recipe, parts, text, workdir
-        self.latest_samples = ""
+    def __init__(self, recipe: Recipe, parts: Parts, data: Prepared, workdir: Path):
+        self.recipe, self.parts, self.data, self.workdir = recipe, parts, data, workdir
+        self.latest_samples = ""  # text to show when the run is over
+
+    # What a kind of data replaces.
 
     @functools.cached_property
-    def held_out_text(self) -> dict[str, HeldOutText | HeldOutTasks]:
-        """{part: its held-out text}, of each the beginning as far as config.evals.tokens."""
-        reads, tokens = self.parts.objective.reads, self.recipe.evals.tokens
-        return {name: self.text.held_out(name, reads, tokens) for name in self.text.names}
+    def held_out_rows(self) -> dict[str, Any]:
+        """{part: its held-out rows, which have `batches`}"""
+        raise NotImplementedError
+
+    def bytes_of_text(self, *names: str) -> int:
+        """How many bytes the held-out targets of these parts stand for; 0 where they are not bytes."""
+        return 0
+
+    def beyond(self, params, extras, step: int, stop: Callable[[], bool]) -> dict[str, float]:
+        """What is evaluated beside the held-out loss; it may write to DIR/samples."""
+        return {}
+
+    # What all share.
 
     @functools.cached_property
     def held_out(self) -> dict[str, HeldOut]:
         """{"held_out": all parts, "held_out/<part>": one of several}."""
-        parts = {name: self.batches(text) for name, text in self.held_out_text.items()}
+        parts = {name: self.batches(rows) for name, rows in self.held_out_rows.items()}
         together = [batch for batches in parts.values() for batch in batches]
         found = {"held_out": (together, tuple(parts))}
         if len(parts) > 1:
             found |= {f"held_out/{name}": (batches, (name,)) for name, batches in parts.items()}
-        # Only of every token's loss: what is scored elsewhere is a part of the text, or not the text at all. And only where
-        # tokens are the text: other tokenizers drop some of it.
-        exact = predicts_all(self.parts.objective) and self.text.tokenizer.lossless
-        size = lambda names: self.bytes_of_text(*names) if exact else 0
         make = lambda batches, names: HeldOut(
-            self.parts.objective, self.parts.rules, self.recipe.seed, batches, size(names)
+            self.parts.objective, self.parts.rules, self.recipe.seed, batches, self.bytes_of_text(*names)
         )
         return {name: make(*arguments) for name, arguments in found.items()}
 
-    def batches(self, text: HeldOutText | HeldOutTasks) -> list[dict]:
-        """The text's batches on the devices."""
-        rows, rules = self.recipe.evals.batch_size or self.recipe.train.batch_size, self.parts.rules
+    def batches(self, rows: Any) -> list[dict]:
+        """The batches of held-out rows on the devices."""
+        size, rules = self.recipe.evals.batch_size or self.recipe.train.batch_size, self.parts.rules
         shardings = lambda batch: jax.tree.map(lambda leaf: rules.rows(leaf.shape), batch)
-        return [place(batch, shardings(batch)) for batch in text.batches(rows)]
-
-    def bytes_of_text(self, *names: str) -> int:
-        """How many bytes the held-out targets of these parts stand for."""
-        sizes = self.text.tokenizer.bytes_per_token
-        targets = (tokens for name in names for tokens in self.held_out_text[name].targets())
-        return sum(int(sizes[tokens].sum()) for tokens in targets)
-
-    @functools.cached_property
-    def trigram_model(self) -> ngram.Trigram:
-        """Of all of the training text, whatever the weights of a mixture's parts."""
-        return ngram.fit(self.text.tokens("train"), self.text.vocabulary.size)
-
-    @functools.cached_property
-    def trigram(self) -> dict[str, float]:
-        """The loss of `trigram_model` on the same held-out targets."""
-        model = self.trigram_model
-        losses = np.concatenate([model.losses(s) for text in self.held_out_text.values() for s in text.sequences()])
-        found = {"trigram/loss": float(losses.mean())}
-        if self.text.tokenizer.lossless:  # as for held-out loss: other tokens are not the text
-            bits = losses.sum() / np.log(2)
-            found["trigram/bits_per_byte"] = float(bits / self.bytes_of_text(*self.text.names))
-        return found
-
-    @property
-    def length(self) -> int:
-        """Tokens of a text that a decoder goes on with; the mode token of a prefix LM has a position before them."""
-        return self.recipe.data.length - bool(getattr(innermost(self.parts.objective), "mode", ""))
-
-    @functools.cached_property
-    def continuations(self) -> Continuations:
-        text, samples = self.text, self.recipe.evals.samples
-        return Continuations(
-            self.parts.objective,
-            self.parts.rules,
-            self.recipe.seed,
-            lambda prompt: text.tokenizer.encode_batch([prompt])[0],
-            text.tokenizer.decode,
-            text.vocabulary.special("eos"),
-            samples.prompts,
-            self.length,
-            samples.temperature,
-        )
-
-    @functools.cached_property
-    def fill_ins(self) -> FillIns:
-        text, samples = self.text, self.recipe.evals.samples
-        batch = self.held_out["held_out"].batches[0]
-        return FillIns(
-            self.parts.objective,
-            self.parts.rules,
-            self.recipe.seed,
-            batch,
-            text.tokenizer.decode,
-            text.vocabulary,
-            samples.rows,
-            samples.temperature,
-        )
-
-    @property
-    def samples(self) -> Continuations | FillIns | None:
-        """What writes the text to look at, if any."""
-        wanted = self.recipe.evals.samples
-        if is_causal(self.parts.objective):
-            return self.continuations if wanted.prompts else None
-        return self.fill_ins if wanted.rows else None
+        return [place(batch, shardings(batch)) for batch in rows.batches(size)]
 
     def __call__(self, state: TrainState, stop: Callable[[], bool]) -> dict[str, float]:
+        """{} where `stop()` became true on the way."""
         params, step = state.full_params(averaged=True), int(state.step)
         values = {}
         for split, evaluator in self.held_out.items():
@@ -139,22 +73,4 @@ class Evaluation:
             if not found:
                 return {}
             values |= {f"{split}/{name}": value for name, value in found.items()}
-        if self.recipe.evals.trigram and is_causal(self.parts.objective) and distributed.leads():
-            values |= self.trigram
-        if self.samples:
-            self.latest_samples = self.samples(params, state.extras)
-            if distributed.leads() and self.latest_samples:
-                directory = self.workdir / "samples"
-                directory.mkdir(exist_ok=True)
-                (directory / f"{step:08d}.txt").write_text(self.latest_samples)
-        return values
-
-
-def predicts_all(objective: Objective) -> bool:
-    """Whether every token of a text is scored, given those before it: then losses are bits of the text."""
-    return type(innermost(objective)) is Autoregressive
-
-
-def is_causal(objective: Objective) -> bool:
-    """Whether it goes on with a text: whether a trigram model and continuations of prompts can be compared with it."""
-    return objective.decodes and isinstance(getattr(innermost(objective), "model", None), Decoder)
+        return values | self.beyond(params, state.extras, step, stop)

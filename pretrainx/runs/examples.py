@@ -50,10 +50,11 @@ def rows_of(rows: TrainingRows | TaskRows, task: str) -> TrainingRows:
     return rows
 
 
-def lines(tokenizer: Tokenizer, batch: Batch, observation: Observation, row: int, limit: int = 0) -> list[str]:
+def lines(tokenizer: Tokenizer | None, batch: Batch, observation: Observation, row: int, limit: int = 0) -> list[str]:
     """Row `row` of one task before and after `observe`, a line for each array of token ids and the shape of any other.
 
-    `limit`: characters of text in a line; 0 is all of them.
+    `tokenizer`: None where ids are not tokens: then whole numbers are shown as they are. `limit`: characters of text in a
+    line; 0 is all of them.
     """
     shown = []
     for name, values in batch.items():
@@ -72,7 +73,7 @@ def lines(tokenizer: Tokenizer, batch: Batch, observation: Observation, row: int
     return [f"{name:<{width}}  {cut(text)}" for name, text in shown]
 
 
-def text_of(tokenizer: Tokenizer, values: np.ndarray, name: str) -> str:
+def text_of(tokenizer: Tokenizer | None, values: np.ndarray, name: str) -> str:
     """Token ids as text on one line, special tokens and sentinels by name; of other arrays what they are."""
     values = np.asarray(values)
     if name.endswith(("segments", "types")):
@@ -85,6 +86,8 @@ def text_of(tokenizer: Tokenizer, values: np.ndarray, name: str) -> str:
         return f"{values.sum()} of {len(values)}"
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         return f"{values.dtype}{list(values.shape)}"
+    if tokenizer is None:
+        return " ".join(map(str, values))
     names = tokenizer.vocabulary.names
     parts, start = [], 0
     marks = [index for index, token in enumerate(values.tolist()) if token in names]
@@ -102,7 +105,7 @@ def text_of(tokenizer: Tokenizer, values: np.ndarray, name: str) -> str:
     return "".join(parts)
 
 
-def targets_of(tokenizer: Tokenizer, targets: np.ndarray, weights: np.ndarray) -> str:
+def targets_of(tokenizer: Tokenizer | None, targets: np.ndarray, weights: np.ndarray) -> str:
     """Targets as text, one of a whole row as its number; those without weight stand in UNSCORED."""
     if not np.ndim(targets):
         return f"{targets:g}" if weights > 0 else f"{targets:g}".join(UNSCORED)

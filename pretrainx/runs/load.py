@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 
 from pretrainx.core import paths, random
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
-from pretrainx.core.records import TextRows
+from pretrainx.core.images import Images
+from pretrainx.core.records import ImageRows, TextRows
 from pretrainx.data.fields import Marks, begins_word, ends_sentence
 from pretrainx.data.loader import place
 from pretrainx.data.prepared import TOKENIZER
@@ -25,8 +25,9 @@ from pretrainx.evals.held_out import score
 from pretrainx.objectives.objective import Objective
 from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.parallel.rules import Rules
+from pretrainx.runs.data import About
 from pretrainx.runs.parts import Parts, assemble
-from pretrainx.runs.recipe import Recipe, parse
+from pretrainx.runs.recipe import Recipe, parse, read_recipe
 from pretrainx.training import state as states
 from pretrainx.training.restore import FormatError, read_leaves, read_meta, steps_in
 
@@ -39,7 +40,8 @@ class Run:
       step: of the checkpoint; `damaged` says which newer ones could not be read, and why.
       config: the run's configuration, laid over the devices that are here.
       objective, params, extras: as the train step knows them; `params` are the averaged ones where the run keeps an EMA.
-      tokenizer: encode_batch(texts) -> arrays of ids; decode(ids) -> text.
+      about: what the data say of themselves: a Vocabulary, or Images.
+      tokenizer: encode_batch(texts) -> arrays of ids; decode(ids) -> text. None for models of pictures.
     """
 
     workdir: Path
@@ -48,7 +50,8 @@ class Run:
     objective: Objective
     params: paths.Tree
     extras: paths.Tree
-    tokenizer: Tokenizer
+    about: About
+    tokenizer: Tokenizer | None
     rules: Rules = field(repr=False)
     damaged: tuple[str, ...] = ()
 
@@ -79,6 +82,8 @@ class Run:
 
     def _completed(self, batch: dict[str, Any], reads: Any) -> dict[str, Any]:
         """The batch with what follows from its tokens; rows but those of causal models are padded to the objective's width."""
+        if isinstance(reads, ImageRows):
+            return self._with_fields({"valid": np.ones(len(batch["image"]), bool)} | batch, ("image", *reads.fields))
         if not isinstance(reads, TextRows):
             tasks = {name: of_task for name, _, of_task in reads}
             if batch.keys() != tasks.keys():
@@ -96,12 +101,16 @@ class Run:
         if "tokens" in batch:
             makers = following(batch["tokens"], self.tokenizer)
             batch = {name: make() for name, make in makers.items() if name in ("valid", *reads.fields)} | batch
-        if missing := sorted({"tokens", *reads.fields} - batch.keys()):
+        return self._with_fields(batch, ("tokens", *reads.fields))
+
+    def _with_fields(self, batch: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+        """The batch; ConfigError where it lacks one of the fields."""
+        if missing := sorted(set(fields) - batch.keys()):
             raise ConfigError(
                 "a batch lacks what the objective reads",
                 where=", ".join(f"batch[{name!r}]" for name in missing),
                 why=f"it has {', '.join(sorted(batch)) or 'nothing'}; {type(self.objective).__name__} reads "
-                + ", ".join(sorted(reads.spec(1))),
+                + ", ".join(sorted({*fields, "valid"})),
                 do="give every field; run.outputs takes partial inputs",
             )
         return batch
@@ -158,8 +167,8 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
     for found in _wanted(workdir, step):
         try:
             meta = read_meta(workdir / "checkpoints", found)
-            tokenizer = read_tokenizer(recipe, workdir, meta)
-            recipe, parts = rebuild(parse(meta["config"]), tokenizer.vocabulary)
+            about, tokenizer = read_about(recipe, workdir, meta)
+            recipe, parts = rebuild(parse(meta["config"]), about)
             params, extras = _read(workdir / "checkpoints", found, meta, parts)
         except FormatError:
             raise
@@ -168,28 +177,14 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
             if step is not None:
                 raise
             continue
-        return Run(workdir, found, recipe, parts.objective, params, extras, tokenizer, parts.rules, tuple(damaged))
+        objective, rules = parts.objective, parts.rules
+        return Run(workdir, found, recipe, objective, params, extras, about, tokenizer, rules, tuple(damaged))
     raise CheckpointError(
         "no checkpoint is usable",
         where=str(workdir / "checkpoints"),
         why="\n".join(damaged),
         do=f"pretrainx ckpt verify --workdir={workdir}",
     )
-
-
-def read_recipe(workdir: Path) -> Recipe:
-    """The configuration that the run was last started with. ConfigError where there is none."""
-    path = workdir / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            "this is not the workdir of a run",
-            where=str(path),
-            why=str(error),
-            do="name the directory that `pretrainx train` was given as --workdir",
-        ) from error
-    return parse(values)
 
 
 def data_directory(recipe: Recipe, workdir: Path) -> Path:
@@ -208,6 +203,14 @@ def prepared_directory(recipe: Recipe, workdir: Path) -> Path:
             do="copy the run with its data directory, or restore config.data.cache",
         )
     return directory
+
+
+def read_about(recipe: Recipe, workdir: Path, meta: dict) -> tuple[About, Tokenizer | None]:
+    """(what the data say of themselves, the tokenizer of text), of a checkpoint with this meta record."""
+    if "images" in meta["data"]:
+        return Images.from_json(meta["data"]["images"]), None
+    tokenizer = read_tokenizer(recipe, workdir, meta)
+    return tokenizer.vocabulary, tokenizer
 
 
 def read_tokenizer(recipe: Recipe, workdir: Path, meta: dict) -> Tokenizer:
@@ -233,7 +236,7 @@ def read_tokenizer(recipe: Recipe, workdir: Path, meta: dict) -> Tokenizer:
     return tokenizer
 
 
-def rebuild(recipe: Recipe, vocabulary) -> tuple[Recipe, Parts]:
+def rebuild(recipe: Recipe, about: About) -> tuple[Recipe, Parts]:
     """The recipe and its parts on the devices that are here: over its own mesh where that fits them.
 
     Else parameters are spread over all devices, or, where its batch does not divide over these, kept on one.
@@ -241,9 +244,9 @@ def rebuild(recipe: Recipe, vocabulary) -> tuple[Recipe, Parts]:
     spread = dataclasses.replace(recipe, mesh=MeshConfig(data=1, fsdp=-1))
     for candidate in (recipe, spread):
         with contextlib.suppress(ConfigError):
-            return candidate, assemble(candidate, vocabulary)
+            return candidate, assemble(candidate, about)
     one = dataclasses.replace(recipe, mesh=MeshConfig())
-    return one, assemble(one, vocabulary, jax.devices()[:1])
+    return one, assemble(one, about, jax.devices()[:1])
 
 
 def _wanted(workdir: Path, step: int | None) -> list[int]:

@@ -11,7 +11,7 @@ from pretrainx.optim import table
 from pretrainx.runs.parts import Parts
 
 
-def lines(parts: Parts, vocab_size: int) -> list[str]:
+def lines(parts: Parts) -> list[str]:
     """The optimizer's table with what is stored and its sharding beside each leaf, and the counts that people quote."""
     shapes = dict(paths.leaves(parts.found.params))
     names = dict(parts.found.params_axes)
@@ -29,7 +29,9 @@ def lines(parts: Parts, vocab_size: int) -> list[str]:
         "  ".join([line.ljust(width), *(cell.ljust(size) for cell, size in zip(cells, widths, strict=True))]).rstrip()
         for line, cells in zip(left, right, strict=True)
     ]
-    counted = {path: _count(names[path], leaf.shape, vocab_size) for path, leaf in shapes.items()}
+    if parts.vocab_size is None:
+        return text
+    counted = {path: _count(names[path], leaf.shape, parts.vocab_size) for path, leaf in shapes.items()}
     total = sum(counted.values())
     tables = sum(count for path, count in counted.items() if axes.role(names[path]) == "embedding")
     return [*text, f"without the padding of vocabulary tables {total:,}, and without embeddings {total - tables:,}"]

@@ -8,10 +8,13 @@ from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.objectives.contrastive import OverSteps
 from pretrainx.objectives.objective import Objective
 from pretrainx.optim.optimizer import Optimizer
 from pretrainx.parallel.mesh import make_mesh
 from pretrainx.parallel.rules import Rules
+from pretrainx.runs import frozen_tokenizer
+from pretrainx.runs.data import About
 from pretrainx.runs.recipe import Recipe, check_batch
 from pretrainx.training import state as states
 from pretrainx.training.step import Options
@@ -19,22 +22,41 @@ from pretrainx.training.step import Options
 
 @dataclass(frozen=True)
 class Parts:
-    """What the train step is made from."""
+    """What the train step is made from.
+
+    Attributes:
+      vocab_size: ids that are predicted, of models of text; None for the others.
+    """
 
     objective: Objective
     optimizer: Optimizer
     options: Options
     found: states.Layout
     rows_per_device: int
+    vocab_size: int | None
 
     @property
     def rules(self) -> Rules:
         return self.options.rules
 
     @property
-    def tokens_per_row(self) -> float:
-        """Tokens that a row of the batch brings; where tasks read rows of different widths, the mean."""
-        return tokens_of(self.objective.reads)
+    def of_text(self) -> bool:
+        return self.vocab_size is not None
+
+    @property
+    def unit(self) -> str:
+        """What rates count."""
+        return "tok" if self.of_text else "img"
+
+    @property
+    def units_per_row(self) -> float:
+        """Tokens that a row of the batch brings (where tasks read rows of different widths, the mean), or one picture."""
+        return tokens_of(self.objective.reads) if self.of_text else 1
+
+    @property
+    def parameters(self) -> int:
+        """How many there are, the padding of vocabulary tables not counted."""
+        return self.found.parameters(self.vocab_size)
 
 
 def lay_out(recipe: Recipe, devices=None) -> tuple[Rules, int]:
@@ -52,18 +74,28 @@ def lay_out(recipe: Recipe, devices=None) -> tuple[Rules, int]:
     return rules, check_batch(recipe, rules.batch_ways())
 
 
-def assemble(recipe: Recipe, vocabulary: Vocabulary, devices=None) -> Parts:
+def build(recipe: Recipe, about: About) -> Objective:
+    """The objective of a recipe for data that say `about` themselves."""
+    if isinstance(about, Vocabulary):
+        return recipe.objective.build(recipe.model, about, recipe.data.length, recipe.precision, recipe.data.segmented)
+    tokenizer = frozen_tokenizer.module_of(recipe)
+    given = {"tokenizer": tokenizer} if tokenizer else {}
+    config = recipe.objective
+    config = config.over(recipe.train.steps) if isinstance(config, OverSteps) else config
+    return config.build(recipe.model, about, recipe.precision, **given)
+
+
+def assemble(recipe: Recipe, about: About, devices=None) -> Parts:
     """The parts of a recipe over `devices` (default: all). ConfigError where mesh, batch and model do not fit."""
-    objective = recipe.objective.build(
-        recipe.model, vocabulary, recipe.data.length, recipe.precision, recipe.data.segmented
-    )
+    objective = build(recipe, about)
     rules, rows_per_device = lay_out(recipe, devices)
     check_tasks(objective, recipe, rules.batch_ways())
     options = Options(rules, recipe.seed, recipe.train.microbatches, recipe.ema.decay, recipe.guard)
     found = states.layout(objective, recipe.train.batch_size)
     schedule = recipe.schedule.over(recipe.train.steps)
     optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes)
-    return Parts(objective, optimizer, options, found, rows_per_device)
+    vocab_size = about.predicted if isinstance(about, Vocabulary) else None
+    return Parts(objective, optimizer, options, found, rows_per_device, vocab_size)
 
 
 def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pretrainx.adapt.mixture_of_denoisers import MixtureOfDenoisersConfig
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
+from pretrainx.data.images import ImageConfig
 from pretrainx.data.text import MixtureConfig, TextConfig
+from pretrainx.evals.representations import RepresentationConfig
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
+from pretrainx.models.resnet import ResNetConfig
+from pretrainx.models.visual_tokenizer import VisualTokenizerConfig
+from pretrainx.models.vit import VitConfig
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.objectives.beit import BeitConfig
+from pretrainx.objectives.byol import ByolConfig
+from pretrainx.objectives.classification import ClassificationConfig
 from pretrainx.objectives.denoising import DenoisingConfig
+from pretrainx.objectives.dino import DinoConfig
+from pretrainx.objectives.dvae import DvaeConfig
+from pretrainx.objectives.mae import MaeConfig
 from pretrainx.objectives.masked_lm import MaskedLmConfig
+from pretrainx.objectives.moco import MocoConfig
+from pretrainx.objectives.moco_v3 import MocoV3Config
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
+from pretrainx.objectives.simclr import SimclrConfig
+from pretrainx.objectives.simsiam import SimsiamConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
+from pretrainx.objectives.vq_vae import VqVaeConfig
 from pretrainx.optim.optimizer import OPTIMIZERS
 from pretrainx.optim.schedules import SCHEDULES
 from pretrainx.parallel.distributed import DistributedConfig
 from pretrainx.parallel.mesh import MeshConfig
+from pretrainx.training.alarm import AlarmConfig
 from pretrainx.training.guard import GuardConfig
 from pretrainx.training.loop import LoopConfig
 from pretrainx.training.tensorboard import WritersConfig
 from pretrainx.training.watchdog import WatchdogConfig
 
 # A new objective, model or data set is one file and one line here.
-OBJECTIVES = {
+OF_TEXT = {
     "autoregressive": AutoregressiveConfig,
     "masked_lm": MaskedLmConfig,
     "span_corruption": SpanCorruptionConfig,
@@ -37,8 +56,29 @@ OBJECTIVES = {
     "prefix_lm": PrefixLmConfig,
     "mixture_of_denoisers": MixtureOfDenoisersConfig,
 }
-MODELS = {"decoder": DecoderConfig, "encoder": EncoderConfig, "encoder_decoder": EncoderDecoderConfig}
-DATA = {"text": TextConfig, "mixture": MixtureConfig}
+OF_IMAGES = {
+    "simclr": SimclrConfig,
+    "moco": MocoConfig,
+    "moco_v3": MocoV3Config,
+    "byol": ByolConfig,
+    "simsiam": SimsiamConfig,
+    "dino": DinoConfig,
+    "mae": MaeConfig,
+    "beit": BeitConfig,
+    "vq_vae": VqVaeConfig,
+    "dvae": DvaeConfig,
+    "classification": ClassificationConfig,
+}
+OBJECTIVES = OF_TEXT | OF_IMAGES
+MODELS = {
+    "decoder": DecoderConfig,
+    "encoder": EncoderConfig,
+    "encoder_decoder": EncoderDecoderConfig,
+    "vit": VitConfig,
+    "resnet": ResNetConfig,
+    "visual_tokenizer": VisualTokenizerConfig,
+}
+DATA = {"text": TextConfig, "mixture": MixtureConfig, "images": ImageConfig}
 
 
 @dataclass(frozen=True)
@@ -76,17 +116,20 @@ class SampleConfig:
 @dataclass(frozen=True)
 class EvalConfig:
     """Attributes:
-    tokens: evaluate on the first so many held-out tokens; 0 on all.
+    tokens: evaluate on the first so many held-out tokens; 0 on all. limit: of pictures, on the first so many.
     batch_size: rows of an evaluation batch; 0 takes the training batch's.
     trigram: also report an interpolated trigram model's loss on the same tokens, fitted once on the training split; for causal
       decoders only.
     samples: text to look at.
+    representations: of pictures: nearest neighbours, probes, collapse, pictures to look at.
     """
 
     tokens: int = field(default=0, metadata={"min": 0})
+    limit: int = field(default=0, metadata={"min": 0})
     batch_size: int = field(default=0, metadata={"min": 0})
     trigram: bool = False
     samples: SampleConfig = SampleConfig()
+    representations: RepresentationConfig = RepresentationConfig()
 
 
 @dataclass(frozen=True)
@@ -110,12 +153,25 @@ class Recipe:
     checkpoint: CheckpointConfig = CheckpointConfig()
     resume: str = field(default="auto", metadata={"choices": ("auto", "never")})
     guard: GuardConfig = GuardConfig()
+    alarm: AlarmConfig = AlarmConfig()
     evals: EvalConfig = EvalConfig()
     writers: WritersConfig = WritersConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
 
     def __post_init__(self):
         self.schedule.over(self.train.steps)
+        of_images, reads_images = (
+            isinstance(self.data, ImageConfig),
+            isinstance(self.objective, tuple(OF_IMAGES.values())),
+        )
+        if of_images != reads_images:
+            known, kind = (OF_IMAGES, "pictures") if of_images else (OF_TEXT, "text")
+            raise ConfigError(
+                f"the data are {kind}, and the objective reads something else",
+                where="config.objective.name",
+                why=f"config.data is a {type(self.data).__name__}, config.objective a {type(self.objective).__name__}",
+                do=f"choose one of {', '.join(known)}, or other data",
+            )
         if self.precision.params == "float64" or self.precision.compute == "float64":
             import jax
 
@@ -130,6 +186,21 @@ class Recipe:
 def parse(values: dict) -> Recipe:
     """A recipe from nested plain values; ConfigError lists everything that is wrong with them."""
     return strict.parse(Recipe, values)
+
+
+def read_recipe(workdir: Path) -> Recipe:
+    """The configuration that the run was last started with. ConfigError where there is none."""
+    path = workdir / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "this is not the workdir of a run",
+            where=str(path),
+            why=str(error),
+            do="name the directory that `pretrainx train` was given as --workdir",
+        ) from error
+    return parse(values)
 
 
 def check_batch(recipe: Recipe, ways: int) -> int:

@@ -15,15 +15,14 @@ import numpy as np
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.json_lines import read, read_metrics
 from pretrainx.data.loader import place
-from pretrainx.data.prepared import PreparedText
 from pretrainx.data.rows import TrainingRows
 from pretrainx.data.tasks import TaskRows
-from pretrainx.data.text import prepare
 from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.runs import examples
-from pretrainx.runs.load import prepared_directory, read_recipe, rebuild
+from pretrainx.runs.data import Prepared, prepare
+from pretrainx.runs.load import prepared_directory, rebuild
 from pretrainx.runs.parts import Parts
-from pretrainx.runs.recipe import Recipe
+from pretrainx.runs.recipe import Recipe, read_recipe
 from pretrainx.training import state as states
 from pretrainx.training.restore import FormatError, MisfitError, Restored, restore_step, steps_in
 from pretrainx.training.step import TrainStep, make_train_step
@@ -44,7 +43,7 @@ class Replay:
     directory: Path
     recipe: Recipe
     parts: Parts
-    text: PreparedText
+    data: Prepared
     rows: TrainingRows | TaskRows
     restored: Restored
     logged: dict
@@ -99,16 +98,16 @@ def _show_rows(made: Replay, step: int, task: str, batch, observation, losses: d
     for place_, row in enumerate(order):
         terms = ", ".join(f"{name} {values[row]:.4f}" for name, values in scored.items())
         say(f"  row {row:>4} | corpus row {numbers[row]:>8} | {terms}")
-        for line in examples.lines(made.text.tokenizer, batch, observation, row) if place_ < rows else ():
+        for line in examples.lines(made.data.tokenizer, batch, observation, row) if place_ < rows else ():
             say(f"       {line}")
 
 
 def open_run(workdir: Path, step: int, say: Callable[[str], None]) -> Replay:
     """The run with its data, and the checkpoint that is best for replaying `step`."""
     recipe = read_recipe(workdir)
-    text = prepare(recipe.data, prepared_directory(recipe, workdir), say)
-    mesh, (recipe, parts) = recipe.mesh, rebuild(recipe, text.vocabulary)
-    rows = text.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
+    data = prepare(recipe.data, prepared_directory(recipe, workdir), say)
+    mesh, (recipe, parts) = recipe.mesh, rebuild(recipe, data.about)
+    rows = data.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
     restored = _restore(workdir / "checkpoints", step, parts, say)
     lines = [record for record in read_metrics(workdir / "metrics.jsonl") if record["step"] == step + 1]
     starts = [
@@ -120,7 +119,7 @@ def open_run(workdir: Path, step: int, say: Callable[[str], None]) -> Replay:
         workdir / "checkpoints",
         recipe,
         parts,
-        text,
+        data,
         rows,
         restored,
         lines[-1] if lines else {},

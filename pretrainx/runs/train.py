@@ -15,21 +15,23 @@ import jax
 from pretrainx import __version__
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
-from pretrainx.core.readable import duration, quantity
+from pretrainx.core.readable import duration
 from pretrainx.data.loader import Prefetch, place
-from pretrainx.data.prepared import PreparedText
-from pretrainx.data.text import prepare
 from pretrainx.parallel import distributed
 from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.parallel.host_memory import keep_freed_memory
+from pretrainx.runs import frozen_tokenizer
+from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.disk import DiskNeed, disk_need
-from pretrainx.runs.evaluation import Evaluation
+from pretrainx.runs.evaluations import evaluation_of
+from pretrainx.runs.introduction import introduce
 from pretrainx.runs.load import data_directory
 from pretrainx.runs.parameters import lines
 from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.runs.resume import blame, go_on, owes_evaluation, refuse_unknown
 from pretrainx.training import state as states
+from pretrainx.training.alarm import Alarm
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.loop import Loop
 from pretrainx.training.peak import peak_flops
@@ -66,14 +68,14 @@ def train(
             if kind == "warning":
                 say(f"warning: {facts['text']}")
 
-        text = prepared(recipe, data_directory(recipe, workdir), say)
+        data = prepared(recipe, data_directory(recipe, workdir), say)
         keep_freed_memory()  # not before: the tokenizer's threads would queue for the one arena
-        parts = assemble(recipe, text.vocabulary)
-        rows = text.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
-        introduce(recipe, parts, text, workdir, say)
+        parts = assemble(recipe, data.about)
+        rows = data.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
+        introduce(recipe, parts, data, workdir, say)
         for line in states.fallbacks(parts.found, parts.rules):
             tell("warning", text=line)
-        fingerprint = text.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
+        fingerprint = data.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
         checkpoints = Checkpoints(workdir / "checkpoints", recipe.checkpoint.keep, tell)
         like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
         try:
@@ -86,17 +88,17 @@ def train(
             state, past = go_on(restored, recipe, fingerprint, allow_change, tell, say), restored.meta["wall"]
         else:
             with watchdog.during("restore"):
-                state, past = fresh(recipe, parts, tell, say), 0.0
+                state, past = fresh(recipe, parts, data, tell, say), 0.0
         need = disk_need(like, recipe.checkpoint.keep, checkpoints.directory)
         distributed.decided("disk", lambda: check_disk(need, checkpoints.directory, tell))
         if distributed.leads():
-            write_facts(recipe, parts, text, workdir, journal)
+            write_facts(recipe, parts, workdir, journal)
         if recipe.writers.tensorboard and distributed.leads():
             journal.sinks.append(tensorboard(recipe.writers, workdir, lambda text: tell("warning", text=text)))
         journal.event(
             "start",
             step=int(state.step),
-            parameters=parts.found.parameters(text.vocabulary.predicted),
+            parameters=parts.parameters,
             devices=jax.device_count(),
         )
 
@@ -105,7 +107,7 @@ def train(
         shardings = jax.tree.map(lambda leaf: parts.rules.rows(leaf.shape), spec)
         flops = parts.objective.flops_per_row()
         peaks = distributed.exchange("peak", peak_flops(jax.local_devices(), recipe.precision.compute))
-        evaluation = Evaluation(recipe, parts, text, workdir)
+        evaluation = evaluation_of(recipe, parts, data, workdir)
         # The last thing before the loop: its thread is closed by what follows.
         prefetch = Prefetch(lambda step: place(rows.batch(step), shardings), int(state.step))
         loop = Loop(
@@ -120,11 +122,12 @@ def train(
             journal=journal,
             workdir=workdir,
             facts=lambda: {"config": strict.as_dict(recipe), "data": fingerprint, "wall": wall()},
-            units_per_step=recipe.train.batch_size * parts.tokens_per_row,
-            unit="tok",
+            units_per_step=recipe.train.batch_size * parts.units_per_row,
+            unit=parts.unit,
             flops_per_step=flops and flops * recipe.train.batch_size,
             peak=None if None in peaks else sum(peaks),
             patience=recipe.guard.patience,
+            alarm=Alarm(recipe.alarm),
             wall=wall,
             watchdog=watchdog,
             say=say,
@@ -198,7 +201,7 @@ def make(workdir: Path) -> None:
         ) from error
 
 
-def prepared(recipe: Recipe, directory: Path, say: Callable) -> PreparedText:
+def prepared(recipe: Recipe, directory: Path, say: Callable) -> Prepared:
     """The data, prepared by process 0 while the others wait; then these open what it made."""
     made = []
     prepare_once = lambda: made.append(prepare(recipe.data, directory, say))
@@ -218,14 +221,15 @@ def refuse_if_never(recipe: Recipe, workdir: Path) -> None:
         )
 
 
-def fresh(recipe: Recipe, parts: Parts, tell: Callable, say: Callable) -> states.TrainState:
+def fresh(recipe: Recipe, parts: Parts, data: Prepared, tell: Callable, say: Callable) -> states.TrainState:
     """A new state, its parameters from `init_from` where that run has them."""
-    given = {}
+    given = frozen_tokenizer.leaves_of(recipe, parts.objective, data, say)
     if recipe.init_from:
         source = Path(recipe.init_from)
         wanted = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found).full_params()
-        given, step, lines = restore_params(source / "checkpoints", wanted)
-        say(f"parameters from {source}, step {step}: {len(given)} of {len(given) + len(lines)} leaves")
+        found, step, lines = restore_params(source / "checkpoints", wanted)
+        given |= found
+        say(f"parameters from {source}, step {step}: {len(found)} of {len(found) + len(lines)} leaves")
         for line in lines:
             tell("warning", text=line)
     return states.create(parts.objective, parts.optimizer, parts.options, parts.found, recipe.train.batch_size, given)
@@ -239,11 +243,11 @@ def check_disk(need: DiskNeed, directory: Path, tell: Callable) -> None:
         tell("warning", text=f"the disk may be too small for the checkpoints: {need}")
 
 
-def write_facts(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, journal: Journal) -> None:
+def write_facts(recipe: Recipe, parts: Parts, workdir: Path, journal: Journal) -> None:
     """The resolved config and the table of parameters, each replaced in one move. Only a run that could start writes them."""
     facts = {
         "config.json": json.dumps(strict.as_dict(recipe), indent=2),
-        "params.txt": "\n".join(lines(parts, text.vocabulary.predicted)),
+        "params.txt": "\n".join(lines(parts)),
     }
     for name, content in facts.items():
         partial = workdir / f"{name}.partial"
@@ -252,26 +256,6 @@ def write_facts(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path,
             os.replace(partial, workdir / name)
         except OSError as error:
             journal.event("warning", text=f"{name} was not written: {error}")
-
-
-def introduce(recipe: Recipe, parts: Parts, text: PreparedText, workdir: Path, say: Callable) -> None:
-    """The block that a run starts with."""
-    mesh = {axis: size for axis, size in parts.rules.mesh.shape.items() if size > 1} or "one device"
-    tokens = round(recipe.train.batch_size * parts.tokens_per_row)
-    total, stored = tokens * recipe.train.steps, text.meta["splits"]["train"]["tokens"]
-    count = parts.found.parameters(text.vocabulary.predicted)
-    say(f"pretrainx {__version__} | {jax.device_count()} x {jax.devices()[0].device_kind} | mesh {mesh} | {workdir}")
-    say(
-        f"model {quantity(count)} parameters | {quantity(stored)} training tokens, vocabulary {text.vocabulary.size} | "
-        f"{tokens} tokens a step ({recipe.train.batch_size} rows, {parts.rows_per_device} per device and microbatch)"
-    )
-    say(
-        f"{recipe.train.steps} steps: {quantity(total)} tokens, {total / max(stored, 1):.2f} epochs, "
-        f"{total / count:.1f} tokens per parameter"
-    )
-    if len(text.names) > 1:
-        read = text.epochs(recipe.train.batch_size * recipe.train.steps, parts.objective.reads)
-        say("epochs of each part: " + ", ".join(f"{name} {epochs:.2f}" for name, epochs in read.items()))
 
 
 def report(workdir: Path) -> str:

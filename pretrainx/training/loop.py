@@ -10,9 +10,10 @@ from pathlib import Path
 
 import jax
 
-from pretrainx.core.errors import NonFiniteError
+from pretrainx.core.errors import CollapseError, NonFiniteError
 from pretrainx.parallel import distributed
 from pretrainx.training import progress
+from pretrainx.training.alarm import Alarm
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.signals import Signals
 from pretrainx.training.state import TrainState
@@ -77,6 +78,7 @@ class Loop:
       units_per_step, unit: what the rate counts, such as tokens per step and "tok".
       flops_per_step, peak: for MFU; None where unknown.
       watchdog: told of each phase that begins.
+      alarm: looks at each logged record for embeddings that collapse.
       owed: whether a signal cut short the evaluation of the state that the run goes on from; it is made first.
     """
 
@@ -99,6 +101,7 @@ class Loop:
     wall: Callable[[], float]
     watchdog: Watchdog
     say: Callable[[str], None] = print
+    alarm: Alarm = field(default_factory=Alarm)
     owed: bool = False
     skipped: int = 0  # of the guard, as last told
     ahead: collections.deque = field(default_factory=collections.deque)  # losses of the steps not waited for yet
@@ -106,8 +109,8 @@ class Loop:
     def run(self, state: TrainState, signals: Signals) -> TrainState:
         """Trains up to the last step.
 
-        Raises Preempted or Interrupted after saving, NonFiniteError after `patience` skips, CheckpointError where the
-        state that the run ends with could not be saved.
+        Raises Preempted or Interrupted after saving, NonFiniteError after `patience` skips, CollapseError where config.alarm
+        is to end the run, CheckpointError where the state that the run ends with could not be saved.
         """
         done, watch, waited = int(state.step), None, self.waited()
         if self.owed:
@@ -192,6 +195,22 @@ class Loop:
                 where=f"{self.workdir}, steps {done - streak} to {done - 1}",
                 why=f"loss {loss:g}, gradient norm {norm:g}",
                 do="look at the data of these steps, lower config.schedule.peak, or raise config.guard.patience",
+            )
+        for collapse in self.alarm(record):
+            self.collapsed(done, **collapse)
+
+    def collapsed(self, done: int, metric: str, value: float, threshold: float) -> None:
+        """Tells of embeddings that are all nearly the same; ends the run where it should."""
+        self.journal.event("collapse", step=done, metric=metric, value=value, threshold=threshold)
+        low = f"{metric} {value:.4g} is below {threshold:g}"
+        self.say(f"collapse: {low}: embeddings of different examples are nearly the same")
+        if self.alarm.config.stop:
+            raise CollapseError(
+                "the embeddings have collapsed",
+                where=f"{self.workdir}, step {done}",
+                why=f"{low}, as in all of the last {self.alarm.config.patience} logged steps",
+                do="lower config.schedule.peak, look at what keeps the objective from it (negatives, stop-gradient, "
+                "centring), or --config.alarm.stop=False",
             )
 
     def evaluated(self, state: TrainState, signals: Signals) -> None:

@@ -59,12 +59,12 @@ class Layout:
     params_axes: tuple
     extras_axes: tuple
 
-    def parameters(self, vocab_size: int) -> int:
-        """Number of parameters, the padded rows of vocabulary tables not counted."""
+    def parameters(self, vocab_size: int | None) -> int:
+        """Number of parameters, the padded rows of vocabulary tables not counted; None where there is no vocabulary."""
         shapes, total = dict(paths.leaves(self.params)), 0
         for path, names in self.params_axes:
             sizes = zip(names, shapes[path].shape, strict=True)
-            total += math.prod(vocab_size if name == "vocab" else size for name, size in sizes)
+            total += math.prod(vocab_size if name == "vocab" and vocab_size else size for name, size in sizes)
         return total
 
     def shardings(self, rules: Rules) -> tuple[paths.Tree, paths.Tree]:

@@ -3,10 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pretrainx.cli.main import COMMANDS, main
 from pretrainx.data import fetch, manifest
+from pretrainx.data.prepared_images import open_images
+from pretrainx.data.shapes import CLASSES
 from pretrainx.data.tokenizer import Tokenizer
 from toys.archives import entry, make
 
@@ -49,7 +53,7 @@ def test_the_commands_and_their_flags_are_frozen():
     assert forms == {
         "data tokenizer": ["--config=FILE[:ARG]", "--output=tokenizer.json"],
         "data prepare": ["--config=FILE[:ARG]", "--output=DIR"],
-        "data inspect": ["--config=FILE[:ARG]", "--workdir=DIR", "--step=N", "--rows=K"],
+        "data inspect": ["--config=FILE[:ARG]", "--workdir=DIR", "--step=N", "--rows=K", "--output=FILE.png"],
         "data verify": ["--path=DIR"],
         "data fetch": ["--dest=DIR", "--from=ARCHIVE", "--list"],
     }
@@ -165,3 +169,56 @@ def test_fetch(tmp_path, capsys, monkeypatch):
     code, _, err = run(capsys, "data", "fetch", "mini", "brown", f"--dest={tmp_path}", f"--from={archive}")
     assert code == 2 and "one set" in err
     assert fetch.ENTRIES is manifest.ENTRIES
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A config file of generated pictures."""
+    values = {
+        "objective": {"name": "simclr"},
+        "model": {"name": "resnet", "width": 4, "stages": [1, 1]},
+        "data": {"name": "images", "limit": 40, "size": 8, "held_out": 0.2},
+        "schedule": {"warmup": 1},
+        "train": {"steps": 4, "batch_size": 8},
+    }
+    path = tmp_path / "pictures.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_pictures_are_prepared_drawn_and_verified(pictures, tmp_path, capsys, monkeypatch):
+    data, sheet = tmp_path / "data", tmp_path / "sheets" / "batch.png"
+    code, out, _ = run(capsys, "data", "prepare", f"--config={pictures}", f"--output={data}")
+    assert code == 0 and f"--config.data.cache={data}" in out and "8 x 8 x 3, 8 classes" in out
+    meta = json.loads((data / "data.json").read_text())
+    rows = [line.split() for line in out.splitlines() if re.match(r" *(train|held_out|test) +\d", line)]
+    assert [row[:2] for row in rows] == [[s, str(meta["splits"][s]["pictures"])] for s in ("train", "held_out", "test")]
+    before = (data / "data.json").stat().st_mtime_ns
+    code, out, _ = run(capsys, "data", "prepare", f"--config={pictures}", f"--output={data}")
+    assert code == 0 and "prepared already" in out and (data / "data.json").stat().st_mtime_ns == before
+
+    words = ("data", "inspect", f"--config={pictures}", "--step=3", f"--config.data.cache={data}")
+    code, out, _ = run(capsys, *words, "--rows=5", f"--output={sheet}")
+    assert code == 0 and "step 3: 8 rows, batch hash" in out and f"{sheet}: 5 pictures, each above 2" in out
+    shown = re.findall(r"^row \d: number (\d+), (\w+)$", out, re.MULTILINE)
+    labels = open_images(data).arrays("train")[1]
+    assert [name for _, name in shown] == [CLASSES[labels[int(number)]] for number, _ in shown] and len(shown) == 5
+    drawn = np.asarray(Image.open(sheet))
+    number, first = int(shown[0][0]), drawn[:64, :64]
+    assert (first[::8, ::8] == open_images(data).arrays("train")[0][number]).all(), "the first is drawn as it is stored"
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, *words)[0] == 0 and (tmp_path / "batch-3.png").is_file()
+
+    code, out, _ = run(capsys, "data", "verify", f"--path={data}")
+    assert code == 0 and "is whole" in out and "train: 40 pictures of 8 x 8 x 3" in out
+    path = data / "test.images.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    code, _, err = run(capsys, "data", "verify", f"--path={data}")
+    assert code == 3 and str(path) in err
+    code, _, err = run(capsys, "data", "tokenizer", f"--config={pictures}", f"--output={tmp_path / 'x.json'}")
+    assert code == 2 and "pictures have no tokenizer" in err
+
+
+def test_text_is_not_drawn(config, tmp_path, capsys):
+    code, _, err = run(capsys, "data", "inspect", f"--config={config}", "--step=0", f"--output={tmp_path / 'x.png'}")
+    assert code == 2 and "--output" in err and not (tmp_path / "x.png").exists()

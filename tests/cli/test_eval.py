@@ -64,7 +64,7 @@ def test_samples_of_a_text_that_is_shorter_than_a_row(home):
     tokens = np.arange(3, 33)
     text = SimpleNamespace(sequences=lambda: [tokens[:1], tokens])
     model = ngram.fit(tokens, found.run.tokenizer.vocabulary.size)
-    found.evaluation = SimpleNamespace(length=40, held_out_text={"": text}, trigram_model=model)
+    found.evaluation = SimpleNamespace(length=40, held_out_rows={"": text}, trigram_model=model)
     assert found.sampled()["held_out/tokens"] == 15
 
 

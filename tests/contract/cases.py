@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
+from contract import pictures
 from pretrainx.adapt.mixture import Mixture
 from pretrainx.adapt.mixture_of_denoisers import Denoiser, MixtureOfDenoisersConfig
 from pretrainx.core import paths
@@ -111,7 +112,7 @@ def text(kind, config=CONFIG, **extra):
     return kind(model, VOCABULARY, LENGTH, **extra)
 
 
-CASES = {
+CASES = pictures.CASES | {
     "autoregressive": lambda: text(Autoregressive),
     "autoregressive, llama packed": lambda: text(Autoregressive, LLAMA, segmented=True),
     "masked_lm": lambda: built(
@@ -124,7 +125,7 @@ CASES = {
     "denoising": lambda: built(DenoisingConfig(), BART),
     "prefix_lm": lambda: built(PrefixLmConfig(), CONFIG),
     "mixture_of_denoisers": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), T5),
-    "moco": lambda: text(Moco),
+    "queue": lambda: text(Moco),
     "clip": lambda: text(Clip),
     "coca": lambda: text(Coca),
     "codebook": lambda: text(Codebook),
@@ -133,8 +134,8 @@ CASES = {
     "prompt(autoregressive)": lambda: Prompt(text(Autoregressive)),
     "ewc(clip)": lambda: Ewc(text(Clip)),
     "lora(coca)": lambda: Lora(text(Coca)),
-    "mixture(autoregressive, moco)": lambda: Mixture(
-        (("lm", text(Autoregressive), 0.5), ("moco", text(Moco), 0.5)),
+    "mixture(autoregressive, queue)": lambda: Mixture(
+        (("lm", text(Autoregressive), 0.5), ("queue", text(Moco), 0.5)),
     ),
     "nnx guest": lambda: Guest(bigram(56, 16, "float64"), VOCABULARY, LENGTH),
     "lora(mixture(clip, codebook))": lambda: Lora(Mixture((("clip", text(Clip), 0.5), ("vq", text(Codebook), 0.5)))),
@@ -142,12 +143,14 @@ CASES = {
 
 
 def make_batch(objective, rows=ROWS, seed=0):
-    """A batch by the objective's own spec: random tokens, uneven padding, the third row invalid."""
+    """A batch by the objective's own spec: random tokens, uneven padding, or random pictures; the third row invalid."""
     rng = np.random.default_rng(seed)
 
     def fill(spec):
         if "valid" not in spec:
             return {name: fill(part) for name, part in spec.items()}
+        if "image" in spec:
+            return pictures.fields(spec, rng) | {"valid": np.arange(rows) != 2}
         count, width = spec["tokens"].shape
         lengths = rng.integers(width // 2, width + 1, count)
         real = np.arange(width) < lengths[:, None]

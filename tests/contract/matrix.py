@@ -5,7 +5,7 @@ import re
 # Why a check has nothing to say of a case, or does not hold in full.
 EXEMPT = {
     "base_leaves": "only a wrapper has a base",
-    "invalid_rows": "moco's queue takes the keys of all rows (training batches are full): extras are left out there",
+    "invalid_rows": "the toy queue takes the keys of all rows (training batches are full): extras are left out there",
 }
 NODE = re.compile(r"contract/test_suite\.py::test_(\w+)\[(.+?)\]")
 MARKS = {"passed": "ok", "failed": "FAIL", "error": "FAIL", "skipped": "skip"}

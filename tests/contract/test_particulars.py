@@ -32,13 +32,13 @@ from toys.small import Small, batch
 from toys.views import pooled
 
 SEED = 3  # of the runs that `prepare` makes
-moco_group = pytest.mark.xdist_group("moco")
+queue_group = pytest.mark.xdist_group("queue")
 
 
 @functools.cache
 def moco_by_hand(step):
     """(queries, keys) of a step, from the states of the traced run: the model applied to the views, nothing else."""
-    seen, objective, data = trace("moco").states[step], text(Moco), make_batch(text(Moco), seed=step)
+    seen, objective, data = trace("queue").states[step], text(Moco), make_batch(text(Moco), seed=step)
     stream = lambda purpose: random.per_row(random.stream(SEED, purpose, step), ROWS)
     views = objective.observe_rows(stream(random.OBSERVE), data, step).inputs
     query = vectors(seen.params, views["query"], stream(random.ENCODE))
@@ -50,11 +50,11 @@ def vectors(params, tokens, keys):
     return pooled(text(Moco).model, params, tokens, keys)
 
 
-@moco_group
+@queue_group
 @pytest.mark.parametrize("microbatches", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 4))])
 def test_queue_is_a_fifo(microbatches):
     """Three wraps: the keys of each step enter in row order, whatever the microbatches."""
-    seen = trace("moco", MeshConfig(1), microbatches).states
+    seen = trace("queue", MeshConfig(1), microbatches).states
     queue, place = seen[0].extras["queue"].copy(), 0
     assert STEPS * ROWS == 3 * len(queue)
     for step in range(STEPS):
@@ -65,10 +65,10 @@ def test_queue_is_a_fifo(microbatches):
         assert seen[step + 1].extras["next"] == place
 
 
-@moco_group
+@queue_group
 def test_queue_is_scored_as_it_was_before_the_step():
     """One positive and the queue's old keys: a key that entered early would be its own negative."""
-    run = trace("moco")
+    run = trace("queue")
     for step in range(2):
         query, key = moco_by_hand(step)
         logits = (
@@ -79,10 +79,10 @@ def test_queue_is_scored_as_it_was_before_the_step():
         np.testing.assert_allclose(run.metrics[step]["loss"], nll[valid].mean(), rtol=1e-12)
 
 
-@moco_group
+@queue_group
 def test_teacher_moves_once_with_the_next_step_s_momentum():
     """After step t: teacher' = m(t + 1) teacher + (1 - m(t + 1)) params'; m is a cosine from 0.5 to 1 over 10 steps."""
-    seen = trace("moco").states
+    seen = trace("queue").states
     for step in range(STEPS):
         m = 1.0 - 0.5 * 0.5 * (1 + np.cos(np.pi * (step + 1) / 10))
         formula = lambda teacher, params, m=m: m * teacher + (1 - m) * params
@@ -205,7 +205,7 @@ def test_a_shared_leaf_gets_both_gradients():
 
 def test_shapes_of_shared_leaves_must_agree():
     narrow = replace(CONFIG, width=16)
-    pair = Mixture((("lm", text(Autoregressive), 0.5), ("moco", text(Moco, narrow), 0.5)))
+    pair = Mixture((("lm", text(Autoregressive), 0.5), ("queue", text(Moco, narrow), 0.5)))
     with pytest.raises(ConfigError, match="two tasks share a parameter that has two shapes") as caught:
         states.layout(pair, ROWS)
     assert caught.value.where and "[16]" in caught.value.why and "[32]" in caught.value.why

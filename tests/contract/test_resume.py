@@ -15,7 +15,7 @@ from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.restore import restore_params, restore_step
 
-KINDS = ["moco", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, moco)", "nnx guest"]
+KINDS = ["queue", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
 ONLY_CI = ("lora(coca)", "ewc(clip)")
 marks = lambda case: [pytest.mark.xdist_group(case)] + [pytest.mark.slow] * (case in ONLY_CI)
 each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in KINDS])
@@ -55,12 +55,12 @@ def test_resume_is_bit_identical(case, tmp_path):
     assert bits(host(state)) == bits(unbroken.states[6])
 
 
-@pytest.mark.xdist_group("moco")
+@pytest.mark.xdist_group("queue")
 def test_another_mesh(tmp_path):
     """Saved on one device, restored bit-equal on eight: the checksum proves the resharding."""
-    unbroken = trace("moco")
+    unbroken = trace("queue")
     save(unbroken.run, unbroken.states[3], tmp_path)
-    cube = prepare("moco", MeshConfig(2, 2, 2), 2)
+    cube = prepare("queue", MeshConfig(2, 2, 2), 2)
     state = restore(cube, tmp_path).state
     assert bits(host(state)) == bits(unbroken.states[3])
     kernel = state.params["layers"]["mlp"]["up"]["kernel"]

@@ -13,14 +13,17 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.data import converters, fetch
 from pretrainx.data.archives import extract
+from pretrainx.data.image_sources import idx
 from pretrainx.data.manifest import ENTRIES
 from pretrainx.data.sources import documents
 from toys.archives import FILES, entry, make
+from toys.pictures import write_idx
 
 
 def quiet(_):
@@ -277,3 +280,27 @@ def test_fetched_sets_of_another_version_are_told_apart(tmp_path):
     other = {"mini": dataclasses.replace(first["mini"], converter="brown")}
     with pytest.raises(DataError, match="converter"):
         fetch.fetch("mini", Path(tmp_path / "dest"), archive, quiet, other)
+
+
+def test_fashion_mnist(tmp_path):
+    parts = {"train": np.arange(40) % 10, "t10k": np.arange(20) % 10}
+    for prefix, labels in parts.items():
+        write_idx(tmp_path / "made", prefix, np.zeros((len(labels), 4, 4)), labels)
+    files = {f"usr/{path.name}": path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    counts, into = convert("fashion_mnist", tmp_path, files)
+    assert counts == {"train": 40, "train_of_each": 4, "test": 20, "test_of_each": 2}
+    assert {path.name: path.read_bytes() for path in into.glob("*.gz")} == {
+        name.removeprefix("usr/"): content for name, content in files.items()
+    }
+    # What is printed is what a run can read.
+    row = ENTRIES["fashion-mnist"]
+    source = idx((str(into / row.reads),))
+    assert source.classes[6] == "Shirt" and len(source.classes) == 10 and len(source.names) == 40
+    advised = fetch.advice(row, into)
+    assert "--config.data.name=images --config.data.source=idx" in advised
+    assert f"--config.data.paths=\"('{into / row.reads}',)\"" in advised
+    assert f"--config.data.test_paths=\"('{into / row.test_reads}',)\"" in advised
+    write_idx(tmp_path / "made", "train", np.zeros((40, 4, 4)), np.arange(40) % 9)
+    with pytest.raises(ValueError, match="labels of train"):
+        members = sorted(path.name for path in (tmp_path / "made").iterdir())
+        converters.CONVERTERS["fashion_mnist"](tmp_path / "made", members, into)

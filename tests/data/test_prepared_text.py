@@ -121,7 +121,7 @@ def test_an_interrupted_preparation_never_looks_complete(corpus, tmp_path, monke
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(text_module.prepared, "write_description", stop)
+    monkeypatch.setattr(text_module, "write_description", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(corpus, tmp_path / "data", quiet)
     assert {path.name for path in tmp_path.iterdir()} == {"corpus"}

@@ -8,7 +8,7 @@ import pytest
 
 from pretrainx.core.errors import DataError
 from pretrainx.data.corpus import Part
-from pretrainx.data.prepared import DESCRIPTION, write_description
+from pretrainx.data.directory import DESCRIPTION, write_description
 from pretrainx.data.text import MixtureConfig, TextConfig, prepare
 from pretrainx.data.verify import verify
 

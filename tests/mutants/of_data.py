@@ -10,6 +10,11 @@ TEST_FIELDS, TEST_TASKS, TEST_LOSSY, TEST_SPECIAL = (
     f"tests/data/test_{name}.py::test_" for name in ("text_fields", "tasks", "lossy_tokenizer", "special_tokens")
 )
 
+IMAGES, DECODING = "pretrainx/data/images.py", "pretrainx/data/decoding.py"
+TEST_PREPARATION, TEST_PICTURES, TEST_PICTURE_ROWS = (
+    f"tests/data/test_image_{name}.py::test_" for name in ("preparation", "sources", "rows")
+)
+
 DATA = [
     Mutant(
         "pieces",
@@ -154,6 +159,78 @@ DATA = [
         'return own_seed(seed, f"task/{name}")',
         "return seed",
         TEST_TASKS + "every_task_has_its_share_of_every_step_in_an_order_of_its_own",
+    ),
+    Mutant(
+        "orientation",
+        "pictures lie as they are stored",
+        DECODING,
+        "_channels(ImageOps.exif_transpose(picture), channels)",
+        "_channels(picture, channels)",
+        TEST_PICTURES + "orientation_is_that_of_the_exif_record",
+    ),
+    Mutant(
+        "transparency",
+        "what is transparent keeps the colour below",
+        DECODING,
+        "if picture.has_transparency_data:",
+        "if False:",
+        TEST_PICTURES + "what_is_transparent_shows_white",
+    ),
+    Mutant(
+        "bomb",
+        "no picture has too many pixels",
+        DECODING,
+        "if picture.width * picture.height > pixels:",
+        "if False:",
+        TEST_PICTURES + "bombs_are_refused_by_their_header",
+    ),
+    Mutant(
+        "bad limit",
+        "any number of pictures may be skipped",
+        IMAGES,
+        "if len(self._bad) > self._config.bad_limit * self._expected:",
+        "if False:",
+        TEST_PREPARATION + "too_many_bad_pictures_or_one_where_none_may_be",
+    ),
+    Mutant(
+        "limit",
+        "a limit takes the first pictures, of one class",
+        IMAGES,
+        "sorted(train, key=lambda number: shares[number])[: config.limit]",
+        "train[: config.limit]",
+        TEST_PREPARATION + "a_limit_takes_some_of_every_class_and_more_contain_fewer",
+    ),
+    Mutant(
+        "test files",
+        "files may be trained and tested on",
+        IMAGES,
+        "every(config.paths) & every(config.test_paths)",
+        "set()",
+        TEST_PREPARATION + "a_test_set_has_the_classes_of_training_and_none_of_its_files",
+    ),
+    Mutant(
+        "padded pictures",
+        "padded held-out pictures are valid",
+        "pretrainx/data/prepared_images.py",
+        'batch["valid"][: len(numbers)] = True',
+        'batch["valid"][:] = True',
+        TEST_PICTURE_ROWS + "every_held_out_picture_exactly_once",
+    ),
+    Mutant(
+        "negative label",
+        "negative integers of an Example are large ones",
+        "pretrainx/data/tf_examples.py",
+        "yield number - (1 << 64) if number >> 63 else number",
+        "yield number",
+        TEST_PICTURES + "examples_are_read_as_they_were_written",
+    ),
+    Mutant(
+        "place in picture",
+        "the class is told by the place of the shape",
+        "pretrainx/data/shapes.py",
+        "middle = (1 - radius) * (2 * draw(2) - 1) * 0.9",
+        "middle = np.array([label / 4 - 1, 0]) + 0 * draw(2)",
+        "tests/data/test_shapes.py::test_pixels_hardly_tell_the_class",
     ),
     Mutant(
         "truncation",

@@ -6,6 +6,11 @@ CHOICES, LIKELIHOOD, PSEUDO, FILL_IN, BASELINE, NGRAM, CONTINUATION = (
     f"pretrainx/evals/{name}.py"
     for name in ("choices", "likelihood", "pseudo_perplexity", "fill_in", "baseline", "ngram", "continuation")
 )
+FEATURES, KNN, PROBE, COLLAPSE, PICTURES, REPRESENTATIONS = (
+    f"pretrainx/evals/{name}.py"
+    for name in ("features", "knn", "linear_probe", "collapse", "pictures", "representations")
+)
+TEST_PROBE = "tests/evals/test_linear_probe.py::test_"
 TEST_CHOICES, TEST_FILL_IN = "tests/evals/test_choices.py::test_", "tests/evals/test_fill_in.py::test_"
 
 EVALS = [
@@ -88,5 +93,77 @@ EVALS = [
         "    if reads_both_ways(objective):",
         "    if False:",
         "tests/evals/test_continuation.py::test_a_prefix_lm_reads_the_whole_prompt_both_ways",
+    ),
+    Mutant(
+        "crops by batch",
+        "the crop of a picture depends on its place in a batch",
+        FEATURES,
+        "(first + jnp.arange(len(images)))",
+        "(jnp.arange(len(images)))",
+        "tests/evals/test_features.py::test_crops_are_of_the_key_and_the_row",
+    ),
+    Mutant(
+        "plain votes",
+        "neighbours vote without a temperature",
+        KNN,
+        "np.exp((cosines - cosines[:, :1]) / temperature)",
+        "np.exp(cosines - cosines[:, :1])",
+        "tests/evals/test_knn.py::test_the_temperature_weighs_near_against_many",
+    ),
+    Mutant(
+        "tuned on what was fitted",
+        "C is chosen on rows that were fitted too",
+        PROBE,
+        "rest = np.setdiff1d(np.arange(len(labels)), fifth)",
+        "rest = np.arange(len(labels))",
+        TEST_PROBE + "the_strength_is_chosen_on_rows_that_were_not_fitted",
+    ),
+    Mutant(
+        "probe rate",
+        "the probe's rate does not follow the epoch",
+        PROBE,
+        "rate = lambda count: self.rate_at(count / steps)",
+        "rate = lambda count: self.rate_at(0.0 * count + self.epochs / 2)",
+        TEST_PROBE + "trained_as_the_protocol_says[ssl]",
+    ),
+    Mutant(
+        "centred rank",
+        "RankMe is of centred rows",
+        COLLAPSE,
+        "np.linalg.svd(np.asarray(z, np.float64), compute_uv=False)",
+        "np.linalg.svd(np.asarray(z, np.float64) - np.mean(z, 0), compute_uv=False)",
+        "tests/evals/test_collapse.py::test_ranks_of_known_spectra",
+    ),
+    Mutant(
+        "itself",
+        "uniformity counts a row and itself as a pair",
+        COLLAPSE,
+        "= -np.inf  # a row and itself",
+        "+= 0",
+        "tests/evals/test_collapse.py::test_uniformity_of_orthogonal_and_opposite_rows",
+    ),
+    Mutant(
+        "first of the folder",
+        "a limit takes the first pictures, which are all of one class",
+        REPRESENTATIONS,
+        "known = np.sort(np.random.default_rng(seed).choice(known, self.config.train_limit, replace=False))",
+        "known = known[: self.config.train_limit]",
+        "tests/evals/test_representations.py::test_limits_are_drawn_from_all_classes",
+    ),
+    Mutant(
+        "transposed mask",
+        "hidden patches are drawn column by column",
+        PICTURES,
+        "where = hidden.reshape(-1, side, side)",
+        "where = hidden.reshape(-1, side, side).swapaxes(1, 2)",
+        "tests/evals/test_pictures.py::test_hidden_patches_are_grey_in_their_place",
+    ),
+    Mutant(
+        "endless alarm",
+        "a collapse is told at every step",
+        "pretrainx/training/alarm.py",
+        "self.low[metric] == self.config.patience",
+        "self.low[metric] >= self.config.patience",
+        "tests/training/test_alarm.py::test_told_again_only_after_it_was_over",
     ),
 ]

@@ -13,8 +13,10 @@ import jax
 import pytest
 
 from mutants import (
+    of_contrastive,
     of_data,
     of_evals,
+    of_images,
     of_interop,
     of_objectives,
     of_optim,
@@ -23,6 +25,7 @@ from mutants import (
     of_runs,
     of_seq2seq,
     of_training,
+    of_vision,
 )
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -36,10 +39,13 @@ MUTANTS = [
     *of_processes.PROCESSES,
     *of_runs.RUNS,
     *of_data.DATA,
+    *of_contrastive.CONTRASTIVE_FAULTS,
     *of_interop.INTEROP,
     *of_objectives.OBJECTIVES,
     *of_seq2seq.SPANS_AND_NOISE,
     *of_evals.EVALS,
+    *of_images.AUGMENTATIONS,
+    *of_vision.NETWORKS,
 ]
 KILLED, SURVIVED = 1, 0  # pytest's exit codes; others mean that no test was run
 BROKEN = ("SyntaxError", "NameError", "ImportError", "AttributeError", "TypeError")  # the fault itself does not run

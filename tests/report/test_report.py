@@ -1,5 +1,7 @@
 """The report: self-contained, escaped, complete, and clear about what is missing."""
 
+import base64
+import io
 import json
 import math
 import time
@@ -7,6 +9,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.report.curves import running_mean
@@ -140,6 +144,64 @@ def test_evaluations_and_accuracy_where_there_are_some(runs, single, tmp_path):
     labels = [value for name, value in Page(text).attributes if name == "aria-label"]
     assert "held-out accuracy" in text and "25.0%" in text and "held-out accuracy" not in single
     assert "Accuracy, held out (%)" in labels and 'aria-label="Accuracy' not in single
+
+
+def picture(path, size=(28, 14), caption=""):
+    text = PngInfo()
+    text.add_itxt("Caption", caption)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0]), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, pnginfo=text)
+    return path.read_bytes()
+
+
+def test_pictures_stand_in_the_page_itself(runs, single, tmp_path):
+    """The newest of each name, byte for byte, enlarged by a whole number and sharp; captions are escaped."""
+    assert "<h2>Pictures" not in single
+    run = make(tmp_path / "run", steps=3)
+    samples = run / "samples"
+    picture(samples / "00000020-neighbours.png")
+    newest = picture(samples / "00000100-neighbours.png", (30, 14), HOSTILE)
+    wide = picture(samples / "00000060-masks_seen.png", (700, 14))
+    text = write(tmp_path / "page.html", [run]).read_text()
+    page = Page(text)
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert [base64.b64decode(source.split(",")[1]) for source in sources] == [wide, newest]
+    sizes = [value for name, value in page.attributes if name in ("width", "height")]
+    assert sizes[-4:] == ["700", "14", "180", "84"]
+    assert "image-rendering: pixelated" in text and "masks seen" in text and "step 100" in text
+    assert "<script>" not in text and HOSTILE in "".join(page.text)
+    assert {"script", "link", "iframe", "object"}.isdisjoint(page.tags)
+
+
+def test_a_curve_for_every_read_out(tmp_path):
+    """Their names tell how they were made, so they differ from run to run."""
+    run = make(tmp_path / "run", steps=3)
+    how = {"eval/knn/k20_t0.07_features_l2/test": 0.5, "eval/knn/k20_t0.07_features_l2/test/interval": 0.1}
+    found = how | {"eval/probe/logistic<b>/test": 0.75, "train/metric/embedding_std": 0.9}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3, **found}) + "\n")
+    labels = [value for name, value in Page(write(tmp_path / "page.html", [run]).read_text()).attributes]
+    assert "Nearest neighbours (%): k20_t0.07_features_l2/test" in labels
+    assert "Linear probe (%): logistic<b>/test" in labels and "Spread of embeddings" in labels
+    assert not any("interval" in str(label) for label in labels)
+
+
+def test_what_is_no_picture_is_left_out(tmp_path, monkeypatch):
+    """Half written, of another format, too many pixels, too many bytes: the page is made without it."""
+    run = make(tmp_path / "run", steps=3)
+    samples = run / "samples"
+    whole = picture(samples / "00000001-whole.png")
+    (samples / "00000002-torn.png").write_bytes(whole[: len(whole) // 2])
+    (samples / "00000002-text.png").write_text(HOSTILE)
+    other = io.BytesIO()
+    Image.new("L", (4, 4)).save(other, "GIF")
+    (samples / "00000002-other.png").write_bytes(other.getvalue())
+    Image.new("1", (12_000, 12_000)).save(samples / "00000002-bomb.png")
+    picture(samples / "00000002-large.png", (200, 200))
+    monkeypatch.setattr("pretrainx.report.read._PICTURE_BYTES", 30_000)
+    found = read_run(run).pictures
+    assert [(each.name, each.step, each.width, each.height) for each in found] == [("whole", 1, 28, 14)]
 
 
 def test_several_runs_show_what_differs(runs, tmp_path):

@@ -1,0 +1,67 @@
+"""Every way to learn from pictures at a size for two CPU cores: Fashion-MNIST, 60,000 grey pictures of 28 x 28.
+
+    pretrainx data fetch fashion-mnist --dest data
+    pretrainx train --config=configs/fashion.py:simclr --workdir=runs/fashion-simclr
+
+`:simclr` (the default), `:moco`, `:moco_v3`, `:byol`, `:simsiam`, `:dino`; `:mae`, `:beit` (which needs the run of `:tokenizer`:
+`--config.objective.tokenizer=runs/fashion-tokenizer`), `:tokenizer`; `:supervised` is the same networks trained with all labels
+(`:supervised_vit` those of the masked paradigms). `:smoke` is 20 steps on pictures generated in code. Hardware: 2 CPU cores,
+at most 15 minutes each. What the features are worth with 100 labels per class is in README's table, which
+`benchmarks/fashion.py` makes.
+"""
+
+from ml_collections import ConfigDict
+
+RESNET = dict(name="resnet", stages=(1, 1, 1), width=32, stem="large")
+VIT = dict(name="vit", patch=4, width=96, depth=4, heads=3, positions="sincos", unroll=0, pool="mean")
+GREY = dict(name="grey")
+HEAD = dict(hidden=(128,), out=64)
+MOMENTUM = dict(momentum=0.99)
+
+# The objective, the model, the peak of the learning rate, and pictures read in all.
+PARADIGMS = {
+    "simclr": (dict(temperature=0.2, views=GREY, **HEAD), RESNET, 2e-3),
+    "moco": (dict(queue=4096, views=GREY, **HEAD, **MOMENTUM), RESNET, 2e-3),
+    "supervised": (dict(name="classification", augment=GREY), RESNET, 2e-3),
+    "supervised_vit": (dict(name="classification", augment=GREY), VIT, 1e-3),
+    "mae": (
+        dict(decoder_width=64, decoder_depth=2, decoder_heads=2, augment=dict(name="mae", crop=(0.5, 1.0))),
+        VIT,
+        2e-3,
+    ),
+    "beit": (dict(), VIT | dict(mask_token=True, positions="relative"), 2e-3),
+    "tokenizer": (dict(name="vq_vae"), dict(name="visual_tokenizer", codes=256, patch=4, width=32), 2e-3),
+}
+
+
+def get_config(arg=""):
+    smoke, paradigm = arg == "smoke", "simclr" if arg in ("", "smoke") else arg
+    if paradigm not in PARADIGMS:
+        raise ValueError(f"unknown variant {arg!r}: use :smoke or one of " + ", ".join(PARADIGMS))
+    objective, model, peak = PARADIGMS[paradigm]
+    config = ConfigDict()
+    config.seed = 0
+    config.objective = dict(dict(name=paradigm) | objective)
+    config.model = dict(model)
+    if smoke:
+        config.model.update(width=16)
+        config.data = dict(name="images", source="shapes", size=28, channels=1, limit=512)
+    else:
+        root = "data/fashion-mnist"
+        config.data = dict(name="images", source="idx", paths=(f"{root}/train-images-idx3-ubyte.gz",))
+        config.data.test_paths = (f"{root}/t10k-images-idx3-ubyte.gz",)
+    config.optimizer = dict(name="adamw", b2=0.99, weight_decay=0.05)
+    config.schedule = dict(name="cosine", peak=peak, warmup=5 if smoke else 200)
+    config.train = dict(
+        steps=20 if smoke else 3000,
+        batch_size=64 if smoke else 256,
+        log_every=5 if smoke else 50,
+        eval_every=0,
+        grad_clip=1.0,
+    )
+    config.checkpoint = dict(every=1000, keep=1)
+    config.evals = dict(limit=64 if smoke else 2048)
+    config.evals.representations = dict(
+        labels_per_class=20 if smoke else 100, seeds=1 if smoke else 3, probe="logistic"
+    )
+    return config

@@ -1,0 +1,161 @@
+"""What the representations of a run are worth: neighbours, linear read-outs and collapse measures of its frozen encoder."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pretrainx.core import random
+from pretrainx.core.images import Images
+from pretrainx.evals import collapse, knn, linear_probe, pictures
+from pretrainx.evals.features import LAYER, features, pixels
+from pretrainx.objectives.augmentation import SETTINGS
+from pretrainx.objectives.objective import Objective
+from pretrainx.parallel.rules import Rules
+
+NEIGHBOURS = 5
+MEASURED = 2048  # rows of a split that collapse measures are of
+
+
+@dataclass(frozen=True)
+class RepresentationConfig:
+    """Attributes:
+    knn_k, knn_temperature: of the weighted nearest neighbours; k 0 leaves them out.
+    probe: the protocol of a linear read-out, as `evals/linear_probe.py` describes them; "" is none.
+    probe_epochs: of "ssl" and "moco"; 0: as published. augment: these two see new crops and flips in every epoch.
+    labels_per_class: so many labelled pictures of each class, drawn by the seed, are known; 0: all.
+    seeds: over so many draws of those, means and 95 % intervals are reported.
+    train_limit: features of at most so many training pictures; limit: of the evaluated split. 0: all.
+    pictures: of so many pictures samples are shown; 0: none.
+    """
+
+    knn_k: int = field(default=20, metadata={"min": 0})
+    knn_temperature: float = field(default=0.07, metadata={"above": 0})
+    probe: str = field(default="", metadata={"choices": ("", "ssl", "moco", "logistic")})
+    probe_epochs: int = field(default=0, metadata={"min": 0})
+    augment: bool = False
+    labels_per_class: int = field(default=0, metadata={"min": 0})
+    seeds: int = field(default=1, metadata={"min": 1})
+    train_limit: int = field(default=10_000, metadata={"min": 0})
+    limit: int = field(default=0, metadata={"min": 0})
+    pictures: int = field(default=8, metadata={"min": 0})
+
+    def described(self) -> list[str]:
+        """What is evaluated, in words."""
+        neighbours = f"{self.knn_k} nearest neighbours at temperature {self.knn_temperature:g}"
+        few = f" with {self.labels_per_class} labels per class" if self.labels_per_class else ""
+        found = (self.knn_k, neighbours + few), (self.probe, f"linear probe {self.probe}" + few)
+        return [text for wanted, text in (*found, (self.pictures, f"{self.pictures} pictures")) if wanted]
+
+
+@dataclass
+class Representations:
+    """Called with (params, extras), gives {"knn/<how>/<split>": accuracy, "probe/<how>/<split>", "collapse/<what>/<split>"}.
+
+    Attributes:
+      train: (pictures uint8[N, S, S, C], labels int32[N] or None), what is known.
+      splits: {name: (pictures, labels or None)}, what is asked; without labels only collapse is measured.
+      rows: pictures at once. layer: of the objective's outputs, in every metric's name.
+    """
+
+    objective: Objective
+    rules: Rules
+    config: RepresentationConfig
+    images: Images
+    train: tuple[np.ndarray, np.ndarray | None]
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
+    seed: int = 0
+    rows: int = 256
+    layer: str = LAYER
+
+    def __call__(self, params: Any, extras: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """{} when `stop()` became true on the way. Of several draws "<metric>/interval" is half of the 95 % interval."""
+        return self._measured(self._look(params, extras), self.layer, stop)
+
+    def pixels(self) -> dict[str, float]:
+        """The same of raw pixels, the floor under every encoder, as layer "pixels"; never with augmentation."""
+        return self._measured(lambda images, **_: pixels(images), "pixels", lambda: False)
+
+    def neighbours(self, params: Any, extras: Any, split: str) -> Image.Image:
+        """The first pictures of a split, each with the training pictures nearest to it."""
+        look, (known, labels) = self._look(params, extras), self._limited(self.train, self.config.train_limit)
+        images, truth = (each if each is None else each[: self.config.pictures] for each in self.splits[split])
+        found, _ = knn.nearest(look(known), look(images), min(NEIGHBOURS, len(known)))
+        if labels is None or truth is None:
+            return pictures.neighbours(images, known[found])
+        return pictures.neighbours(images, known[found], truth, labels[found], self.images.classes)
+
+    def _look(self, params: Any, extras: Any) -> Callable[..., np.ndarray]:
+        return functools.partial(features, self.objective, self.rules, params, extras, layer=self.layer, rows=self.rows)
+
+    def _measured(self, look: Callable[..., np.ndarray], layer: str, stop: Callable[[], bool]) -> dict[str, float]:
+        values, labelled = {}, {}
+        for split, given in self.splits.items():
+            images, truth = self._limited(given, self.config.limit)
+            z = look(images)
+            measures = collapse.measures(z[:MEASURED])
+            values |= {f"collapse/{name}_{layer}/{split}": value for name, value in measures.items()}
+            if truth is not None and self.train[1] is not None and (self.config.knn_k or self.config.probe):
+                labelled[split] = z, truth
+            if stop():
+                return {}
+        draws, before = [], None
+        for seed in range(self.seed, self.seed + self.config.seeds) if labelled else ():
+            rows, labels = self._known(seed)
+            if not np.array_equal(rows, before):  # draws of all pictures are the same one
+                known, before = look(self.train[0][rows]), rows
+            for split, (z, truth) in labelled.items():
+                draws.append({})
+                if self.config.knn_k:
+                    draws[-1] |= self._neighbours(known, labels, z, truth, layer, split)
+                if self.config.probe:
+                    changed = functools.partial(self._changed, look, self.train[0][rows], seed)
+                    draws[-1] |= self._probe(known, changed, labels, z, truth, layer, split, seed)
+                if stop():
+                    return {}
+        for metric in dict.fromkeys(metric for draw in draws for metric in draw):
+            mean, half = linear_probe.interval([draw[metric] for draw in draws if metric in draw])
+            values |= {metric: mean} | ({f"{metric}/interval": half} if self.config.seeds > 1 else {})
+        return values
+
+    @property
+    def _few(self) -> str:
+        return f"_{self.config.labels_per_class}-per-class" if self.config.labels_per_class else ""
+
+    def _neighbours(self, known, labels, z, truth, layer: str, split: str) -> dict[str, float]:
+        k, temperature = min(self.config.knn_k, len(known)), self.config.knn_temperature
+        metric = f"knn/{knn.name(k, temperature, layer)}{self._few}/{split}"
+        return {metric: knn.accuracy(known, labels, z, truth, k, temperature)}
+
+    def _probe(self, known, changed, labels, z, truth, layer: str, split: str, seed: int) -> dict[str, float]:
+        kind, epochs = self.config.probe, self.config.probe_epochs
+        augmented = self.config.augment and kind != "logistic" and layer != "pixels"
+        metric = f"probe/{linear_probe.name(kind, layer, augmented, epochs)}{self._few}/{split}"
+        classes = max(len(self.images.classes), int(max(labels.max(), truth.max())) + 1)
+        given = changed if augmented else known
+        return {metric: linear_probe.accuracy(kind, given, labels, z, truth, classes, seed, epochs)}
+
+    @staticmethod
+    def _changed(look, images: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        return look(images, augmentation=SETTINGS["probe"], key=random.stream(seed, random.EVALUATE, epoch))
+
+    def _known(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows of the training pictures, their labels) of one draw."""
+        labels = np.asarray(self.train[1])
+        known = linear_probe.draw(labels, self.config.labels_per_class, seed)
+        if self.config.train_limit and len(known) > self.config.train_limit:
+            known = np.sort(np.random.default_rng(seed).choice(known, self.config.train_limit, replace=False))
+        return known, labels[known]
+
+    def _limited(self, given, limit: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """A draw of at most so many, the same at every step: a folder's first pictures are all of one class."""
+        images, labels = given
+        if not limit or len(images) <= limit:
+            return images, labels
+        rows = np.sort(np.random.default_rng(self.seed).choice(len(images), limit, replace=False))
+        return images[rows], None if labels is None else labels[rows]

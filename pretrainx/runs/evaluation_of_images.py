@@ -1,0 +1,109 @@
+"""What is evaluated during a run on pictures: held-out loss, what the features are worth, pictures to look at."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from pretrainx.data.prepared_images import PreparedImages
+from pretrainx.evals import pictures
+from pretrainx.evals.representations import Representations
+from pretrainx.objectives import pixels
+from pretrainx.objectives.objective import Objective
+from pretrainx.parallel import distributed
+from pretrainx.parallel.rules import Rules
+from pretrainx.runs import examples
+from pretrainx.runs.evaluation import Evaluation
+
+# Of the splits, the ones that are measured: the ready-made test split where there is one, or else what was held out.
+MEASURED = ("test", "held_out")
+
+
+class ImageEvaluation(Evaluation):
+    """Held-out loss, {"knn/...", "probe/...", "collapse/..."} of config.evals.representations, and DIR/samples/<step>-*.png."""
+
+    data: PreparedImages
+
+    @functools.cached_property
+    def held_out_rows(self) -> dict[str, Any]:
+        return {"": self.data.held_out("", self.parts.objective.reads, self.recipe.evals.limit)}
+
+    @functools.cached_property
+    def split(self) -> str:
+        return next(name for name in MEASURED if name in self.data.splits)
+
+    @functools.cached_property
+    def representations(self) -> Representations:
+        parts = self.parts
+        return Representations(
+            parts.objective,
+            parts.rules,
+            self.recipe.evals.representations,
+            self.data.about,
+            self.data.arrays("train"),
+            {self.split: self.data.arrays(self.split)},
+            self.recipe.seed,
+        )
+
+    def beyond(self, params, extras, step: int, stop: Callable[[], bool]) -> dict[str, float]:
+        values = self.representations(params, extras, stop) if gives_features(self.parts.objective) else {}
+        if self.recipe.evals.representations.pictures:
+            for name, caption, picture in self.samples(params, extras):
+                if distributed.leads():
+                    pictures.save(
+                        picture, self.workdir / "samples" / f"{step:08d}-{name}.png", f"{caption}, step {step}"
+                    )
+        return values
+
+    def samples(self, params, extras) -> Iterator[tuple[str, str, Image.Image]]:
+        """(name, caption, picture) of each kind that the objective has something to show of."""
+        objective, rules = self.parts.objective, self.parts.rules
+        count = max(self.recipe.evals.representations.pictures, rules.batch_ways())
+        images = np.asarray(self.data.arrays("held_out")[0][:count])
+        yield from seen(objective, self.recipe.seed, images)
+        given = shown(objective, rules, params, extras, images)
+        restored, hidden = given.get("reconstruction"), given.get("hidden_patches")
+        if restored is not None and hidden is not None:
+            caption = "pictures, what is seen of them, what is made of that"
+            yield "reconstruction", caption, pictures.reconstruction(images, hidden, restored)
+        elif restored is not None:
+            rows = [pictures.resized(images, restored.shape[1]), restored]
+            yield "reconstruction", "pictures, and what is made of their codes", pictures.grid(rows)
+        elif hidden is not None:
+            yield "masks", "pictures, and what is seen of them", pictures.masks(images, hidden)
+        if gives_features(objective):
+            sheet = self.representations.neighbours(params, extras, self.split)
+            yield "neighbours", "pictures, and their nearest neighbours among training pictures", sheet
+
+
+def gives_features(objective: Objective) -> bool:
+    """Whether it learns a vector for each picture; a tokenizer does not."""
+    return "features" in objective.output_names
+
+
+def seen(objective: Objective, seed: int, images: np.ndarray) -> Iterator[tuple[str, str, Image.Image]]:
+    """The random views of pictures, where the objective makes several."""
+    batch = objective.batch_spec(len(images))
+    batch = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
+    batch |= {"image": images, "valid": np.ones(len(images), bool)}
+    inputs = examples.observed(objective, seed, 0, batch).inputs
+    if "views" in inputs:
+        views = [np.asarray(pixels.denormalised(view, objective.images)) for view in inputs["views"]]
+        yield "views", "pictures, and the views that the model sees", pictures.views(images, *views)
+
+
+def shown(objective: Objective, rules: Rules, params, extras, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Of "reconstruction" and "hidden_patches" what the objective gives of pictures."""
+    names = tuple(name for name in ("reconstruction", "hidden_patches") if name in objective.output_names)
+    return jax.device_get(_outputs(objective, rules, names, params, extras, images)) if names else {}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _outputs(objective: Objective, rules: Rules, names: tuple[str, ...], params, extras, images):
+    with rules.bound():
+        return objective.outputs(params, extras, {"image": images}, names)
