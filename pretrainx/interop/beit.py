@@ -25,8 +25,9 @@ ARCHITECTURES = {
     "none": "BeitModel",
 }
 # Of heads that segment pictures, and of what reads the layers between.
-ELSEWHERE = """pool_scales use_auxiliary_head auxiliary_loss_weight auxiliary_channels auxiliary_num_convs auxiliary_concat_input
-    semantic_loss_ignore_index out_features out_indices stage_names add_fpn reshape_hidden_states segmentation_indices""".split()
+ELSEWHERE = """pool_scales use_auxiliary_head auxiliary_loss_weight auxiliary_channels auxiliary_num_convs
+    auxiliary_concat_input semantic_loss_ignore_index out_features out_indices stage_names add_fpn
+    reshape_hidden_states segmentation_indices""".split()
 
 
 class BeitModel(PictureModel):
@@ -41,7 +42,7 @@ def to_config(keys: Keys, names: Collection[str]) -> BeitModel:
     keys.only("use_absolute_position_embeddings", False)
     keys.only("use_relative_position_bias", False)
     head = "codes" if "lm_head.weight" in names else "classes" if "classifier.weight" in names else "none"
-    keys.size("vocab_size", 0 if head == "codes" else 8192)
+    keys.size("vocab_size", None if head == "codes" else 8192)
     relative = keys.flag("use_shared_relative_position_bias", False)
     model, images = pictures.stack(keys)
     model |= dict(

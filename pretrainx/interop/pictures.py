@@ -1,4 +1,4 @@
-"""What families of models of pictures have in common: their pictures, the keys of their stacks, their image processor's file."""
+"""What families of models of pictures have in common: their pictures, their stacks, their image processor's file."""
 
 from __future__ import annotations
 

@@ -106,11 +106,7 @@ def without_constants(
     for name, wanted in constants.items():
         found = tensors.get(name)
         if found is None or found.shape != wanted.shape:
-            why = (
-                f"missing, expected {list(wanted.shape)}"
-                if found is None
-                else f"{list(found.shape)}, not {list(wanted.shape)}"
-            )
+            why = f"{'missing' if found is None else list(found.shape)}, expected {list(wanted.shape)}"
         else:
             apart = np.abs(found.astype(np.float64) - wanted).max()
             bound = CONSTANT if found.dtype.itemsize > 2 else NARROW

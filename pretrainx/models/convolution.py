@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from pretrainx.models.layers import Precision, contract
-from pretrainx.parallel.rules import device
+from pretrainx.parallel.rules import constrain, device
 
 
 class Convolution(nn.Module):
@@ -28,7 +28,9 @@ class Convolution(nn.Module):
         window, shape = self.window, (self.window, self.window, x.shape[-1], self.features)
         initial = nn.initializers.normal((2 / (window * window * self.features)) ** 0.5)
         boxed = nn.with_logical_partitioning(initial, ("window", "window", "channels", "features"))
-        return convolve(x, self.param("kernel", boxed, shape, self.precision.params), self.stride, self.precision)
+        # Stored in shards and gathered where it is used: partitioned by channels, its gradient came out wrong.
+        kernel = constrain(self.param("kernel", boxed, shape, self.precision.params), None, None, None, None)
+        return constrain(convolve(x, kernel, self.stride, self.precision), "batch", None, None, None)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, precision: Precision) -> jax.Array:

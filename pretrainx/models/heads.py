@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from pretrainx.models.batch_norm import BatchNorm
 from pretrainx.models.layers import Linear, Precision
+from pretrainx.parallel.rules import constrain
 
 NORMS = ("none", "batch")
 LAST_NORMS = ("none", "plain", "scale", "full")
@@ -53,7 +54,8 @@ class MlpHead(nn.Module):
                     self.momentum, self.epsilon, scale, bias, self.group, self.precision, name=f"norm_{index}"
                 )
                 x = norm(x, valid, train)
-            x = x if last else nn.relu(x)
+            # Whole on each device: left spread by the kernel's columns, gradients of the heads behind it came out wrong.
+            x = constrain(x if last else nn.relu(x), "batch", None)
         return x
 
 

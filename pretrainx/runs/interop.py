@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ from pretrainx import __version__
 from pretrainx.core import config as strict
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError
-from pretrainx.core.json_lines import read_metrics
 from pretrainx.core.readable import quantity
 from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.interop import directory, gguf
-from pretrainx.interop.directory import TOKENIZER, Pretrained, read_json
+from pretrainx.interop.directory import CONFIG, OF_PICTURES, TOKENIZER, Pretrained, read_json
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
@@ -31,6 +31,8 @@ from pretrainx.models.stack import StackConfig
 from pretrainx.objectives import spans
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
+from pretrainx.runs import interop_of_images
+from pretrainx.runs.data import About
 from pretrainx.runs.load import Run, data_directory, load
 from pretrainx.runs.parts import assemble
 from pretrainx.runs.recipe import Recipe, parse
@@ -56,8 +58,8 @@ NAMES = {
 def import_model(source: str | Path, workdir: str | Path, say: Callable[[str], None] = print) -> None:
     """Makes `workdir` a run at step 0 with the parameters of a Hugging Face directory or of a GGUF file.
 
-    DIR/config.json is a recipe to go on from, DIR/tokenizer.json the tokenizer as it was, DIR/imported.json what an export
-    needs beside. Raises DataError where the source cannot be followed to the letter, ConfigError for a workdir in use.
+    DIR/config.json is a recipe to go on from, DIR/tokenizer.json the tokenizer of text as it was, DIR/imported.json what an
+    export needs beside. Raises DataError where the source cannot be followed to the letter, ConfigError for a workdir in use.
     """
     source, workdir = Path(source), Path(workdir)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
@@ -67,21 +69,35 @@ def import_model(source: str | Path, workdir: str | Path, say: Callable[[str], N
             why="an import is a new run, and nothing is overwritten",
             do="choose another --workdir, or remove what an unfinished import left there",
         )
+    if (source / CONFIG).is_file() and read_json(source / CONFIG).get("model_type") in OF_PICTURES:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with _or_nothing(workdir):
+            recipe, model, images, lines = interop_of_images.read(source)
+            _save(recipe, images, model, {"images": images.as_json()}, workdir, [*lines, *_left_out(model)], say)
+        return
     of_gguf = source.suffix == ".gguf"
     reader = gguf.opened(source) if of_gguf else None
     text = gguf.tokenizer_json(source, reader) if of_gguf else _tokenizer_json(source)
     workdir.mkdir(parents=True, exist_ok=True)
     kept = workdir / TOKENIZER
-    try:
+    with _or_nothing(workdir):
         kept.write_text(text, encoding="utf-8")
         tokenizer = Tokenizer.load(kept)
         size = tokenizer.vocabulary.size
         model = gguf.read(source, size, reader) if of_gguf else directory.read(source, size)
         _fits(tokenizer.vocabulary, model, source)
         recipe = parse(_recipe(model, kept.absolute(), tokenizer.vocabulary))
-        _save(recipe, model, tokenizer, workdir, say)
+        lines = _notes(recipe, model, tokenizer.vocabulary)
+        _save(recipe, tokenizer.vocabulary, model, {"tokenizer": tokenizer.digest}, workdir, lines, say)
+
+
+@contextlib.contextmanager
+def _or_nothing(workdir: Path) -> Iterator[None]:
+    """A workdir that was empty or not there, made whole or not at all."""
+    try:
+        yield
     except BaseException:
-        shutil.rmtree(workdir, ignore_errors=True)  # it was empty or not there
+        shutil.rmtree(workdir, ignore_errors=True)
         raise
 
 
@@ -92,6 +108,11 @@ def export_model(
     workdir, target = Path(workdir), Path(target)
     run = load(workdir, step)
     config = run.config.model
+    facts = read_json(workdir / FACTS) if (workdir / FACTS).is_file() else {}
+    if run.tokenizer is None:
+        model, count = interop_of_images.write(run, target, facts)
+        _say_written(model, count, run, target, say)
+        return
     if isinstance(config, DecoderConfig) and not isinstance(run.config.objective, AutoregressiveConfig):
         raise ConfigError(
             "a decoder that reads its prefix both ways has no form there",
@@ -100,7 +121,6 @@ def export_model(
             do="export a run of the objective 'autoregressive', or of an encoder or encoder-decoder",
         )
     vocabulary = run.tokenizer.vocabulary
-    facts = read_json(workdir / FACTS) if (workdir / FACTS).is_file() else {}
     vocab_size = facts.get("vocab_size", vocabulary.predicted)
     special = {name: token for name, token in vocabulary.specials if token < vocabulary.predicted}
     if isinstance(config, EncoderDecoderConfig):
@@ -118,8 +138,12 @@ def export_model(
         card=_card(run, facts, vocab_size),
     )
     count = states.layout(run.objective, run.config.train.batch_size).parameters(vocab_size)
-    architecture = directory.fitting(config).architecture(config)
-    say(f"{target}: {architecture}, {quantity(count)} parameters, step {run.step} of {workdir}")
+    _say_written(config, count, run, target, say)
+
+
+def _say_written(model: Any, count: int, run: Run, target: Path, say: Callable[[str], None]) -> None:
+    architecture = directory.fitting(model).architecture(model)
+    say(f"{target}: {architecture}, {quantity(count)} parameters, step {run.step} of {run.workdir}")
 
 
 def _tokenizer_json(source: Path) -> str:
@@ -178,9 +202,17 @@ def _spans(length: int) -> int:
     return spans.lengths_of(raw, habits.density, habits.mean_span).spans if raw else 0
 
 
-def _save(recipe: Recipe, model: Pretrained, tokenizer: Tokenizer, workdir: Path, say: Callable[[str], None]) -> None:
-    vocabulary = tokenizer.vocabulary
-    parts = assemble(recipe, vocabulary, jax.devices()[:1])
+def _save(
+    recipe: Recipe,
+    about: About,
+    model: Pretrained,
+    data: dict[str, Any],
+    workdir: Path,
+    lines: list[str],
+    say: Callable[[str], None],
+) -> None:
+    """Writes the run at step 0 and says `lines`; data: what its checkpoint keeps of tokenizer or pictures."""
+    parts = assemble(recipe, about, jax.devices()[:1])
     # As arrays of this device; a run that goes on from here makes its optimizer's state itself.
     placed = paths.map_leaves(lambda _, leaf: jnp.asarray(leaf, recipe.precision.params), model.params)
     assert_trees_all_equal_shapes_and_dtypes(placed, parts.found.params)
@@ -189,7 +221,7 @@ def _save(recipe: Recipe, model: Pretrained, tokenizer: Tokenizer, workdir: Path
     with Journal(workdir) as journal:
         tell = lambda kind, **facts: journal.event(kind, **facts)
         checkpoints = Checkpoints(workdir / "checkpoints", recipe.checkpoint.keep, tell)
-        data = {"imported": model.facts["source"], "tokenizer": tokenizer.digest}
+        data = {"imported": model.facts["source"], **data}
         checkpoints.save(state, {"config": strict.as_dict(recipe), "data": data, "wall": 0.0})
         checkpoints.demand(0)
         checkpoints.close()
@@ -197,17 +229,29 @@ def _save(recipe: Recipe, model: Pretrained, tokenizer: Tokenizer, workdir: Path
         (workdir / name).write_text(json.dumps(content, indent=2) + "\n")
     count = parts.found.parameters(model.vocab_size)
     say(f"{workdir}: {model.facts['model_type']} from {model.facts['source']}, {quantity(count)} parameters, step 0")
-    if left_out := model.facts["left_out"]:
-        say(f"left out, since nothing in this model reads it: {', '.join(left_out)}")
+    for line in lines:
+        say(line)
+
+
+def _left_out(model: Pretrained) -> list[str]:
+    left_out = ", ".join(model.facts["left_out"])
+    return [f"left out, since nothing in this model reads it: {left_out}"] if left_out else []
+
+
+def _notes(recipe: Recipe, model: Pretrained, vocabulary: Vocabulary) -> list[str]:
+    """What is to be known of an imported model of text."""
+    lines = _left_out(model)
     if isinstance(recipe.model, EncoderConfig) and recipe.model.head == "none":
-        say("the model has no head: it gives features; to train it on, add one (config.model.head)")
+        lines.append("the model has no head: it gives features; to train it on, add one (config.model.head)")
     if vocabulary.predicted < model.vocab_size:
-        say(
+        lines.append(
             f"the table has {model.vocab_size} rows, the tokenizer {vocabulary.predicted} ids: the others are kept, "
             "and are in no softmax here"
         )
     if vocabulary.added:
-        say(f"the tokenizer has no padding: rows are filled up with id {vocabulary.special('pad')}, never predicted")
+        pad = vocabulary.special("pad")
+        lines.append(f"the tokenizer has no padding: rows are filled up with id {pad}, never predicted")
+    return lines
 
 
 def _tokenizer_file(run: Run) -> Path:
@@ -218,13 +262,6 @@ def _tokenizer_file(run: Run) -> Path:
 def _card(run: Run, facts: dict[str, Any], vocab_size: int) -> str:
     """README.md of an export. It claims what the run's files say, and leaves the licence to its owner."""
     recipe, config = run.config, run.config.model
-    records = [record for record in read_metrics(run.workdir / "metrics.jsonl") if record.get("step") == run.step]
-    measured = {
-        name: value
-        for record in records
-        for name, value in record.items()
-        if name.startswith("eval/") and isinstance(value, (int, float))
-    }
     tokens = round(run.step * recipe.train.batch_size * tokens_of(run.objective.reads))
     _, kind, task = NAMES[type(config)]
     if isinstance(config, EncoderConfig) and config.head == "none":
@@ -249,7 +286,7 @@ def _card(run: Run, facts: dict[str, Any], vocab_size: int) -> str:
         else f"- written by pretrainx {__version__}, not trained further",
         f"- started from: {start or 'random initialisation'}",
         *([f"- data: {', '.join(_sources(recipe))}"] if run.step else []),
-        *[f"- {name}: {value:.4f}" for name, value in sorted(measured.items())],
+        *interop_of_images.measured(run),
         "",
         "Licence: not stated. Whoever publishes this names one that fits the data and the model it started from.",
     ]
