@@ -1,13 +1,13 @@
-"""One training step of SimCLR, MAE and BEiT, augmentation included, beside lightly and transformers in torch, on the same cores.
+"""One training step of SimCLR, MAE and BEiT, augmentation included, beside lightly and transformers in torch.
 
     python benchmarks/vision_step.py [--rounds=5] [--steps=2] [--cases=simclr,mae,beit]
 
-SimCLR: ResNet-18 with the small stem, 64 pictures of 32 pixels in two views, lightly's projector, loss and transforms. MAE: ViT of
-6 layers, width 192, 64 pixels in patches of 8, decoder of 2 layers and width 128, batch 64, random crop and flip. BEiT: the same
-encoder with relative positions, batch 32, 512 codes, crop, flip and jitter; torch is given random codes, ours finds them with
-k-means centres of patches. AdamW, global-norm clip 1. Ours draws views and masks on the device in the step; torch's pictures
-come from a DataLoader with two workers, as its users have it. Every side is a process of its own; they step in turns. Needs torch,
-transformers, torchvision and lightly (`pip install -e ".[parity]"` and tests/parity/no_deps.txt).
+SimCLR: ResNet-18 with the small stem, 64 pictures of 32 pixels in two views, lightly's projector, loss and transforms. MAE: ViT
+of 6 layers, width 192, 64 pixels in patches of 8, decoder of 2 layers and width 128, batch 64, random crop and flip. BEiT: the
+same encoder with relative positions, batch 32, 512 codes, crop, flip and jitter; torch is given random codes, ours finds them
+with k-means centres of patches. AdamW, global-norm clip 1. Ours draws views and masks on the device in the step; torch's
+pictures come from a DataLoader with two workers, as its users have it. Every side is a process of its own; they step in turns.
+Needs torch, transformers, torchvision and lightly (`pip install -e ".[parity]"`, tests/parity/no_deps.txt).
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
     pretrainx data fetch fashion-mnist --dest data
     pretrainx train --config=configs/fashion.py:simclr --workdir=runs/fashion-simclr
 
-`:simclr` (the default), `:moco`, `:moco_v3`, `:byol`, `:simsiam`, `:dino`; `:mae`, `:beit` (which needs the run of `:tokenizer`:
-`--config.objective.tokenizer=runs/fashion-tokenizer`), `:tokenizer`; `:supervised` is the same networks trained with all labels
-(`:supervised_vit` those of the masked paradigms). `:smoke` is 20 steps on pictures generated in code. Hardware: 2 CPU cores,
-at most 15 minutes each. What the features are worth with 100 labels per class is in README's table, which
+`:simclr` (the default), `:moco`; `:mae`, `:beit` (which needs the run of `:tokenizer`, in runs/fashion-tokenizer);
+`:supervised` and `:supervised_vit` are the same two networks trained with all labels. `:smoke` is 20 steps on pictures
+generated in code. Hardware: 2 CPU cores, at most 15 minutes each. What the features are worth with 100 labels per class is in README's table, which
 `benchmarks/fashion.py` makes.
 """
 
@@ -29,7 +28,11 @@ PARADIGMS = {
         VIT,
         2e-3,
     ),
-    "beit": (dict(), VIT | dict(mask_token=True, positions="relative"), 2e-3),
+    "beit": (
+        dict(tokenizer="runs/fashion-tokenizer", min_block=4),
+        VIT | dict(mask_token=True, positions="relative"),
+        2e-3,
+    ),
     "tokenizer": (dict(name="vq_vae"), dict(name="visual_tokenizer", codes=256, patch=4, width=32), 2e-3),
 }
 

@@ -70,7 +70,8 @@ class Keys:
 
     def not_negative(self, name: str, default: float) -> float:
         """A number, 0 or more; `default` where the key is left out or null."""
-        return 0.0 if self._values.get(name) == 0 and self._take(name) == 0 else self.positive(name, default)
+        found = self._take(name)
+        return 0.0 if type(found) in (int, float) and found == 0 else self.positive(name, default)
 
     def flag(self, name: str, default: bool) -> bool:
         found = self._take(name)

@@ -158,8 +158,11 @@ def described(config: PictureModel, files: dict[str, Any], where: str) -> Pictur
     How it brings pictures to the model's size is not followed: that is not the network's. DataError for other pixels.
     """
     values, channels = files.get(PREPROCESSOR, {}), config.images.channels
-    if values.get("do_rescale", True) is not True or abs(values.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise _other_pixels(where, f"rescale_factor {values.get('rescale_factor')}; supported: 1/255")
+    factor = values.get("rescale_factor", 1 / 255)
+    of_bytes = type(factor) in (int, float) and abs(factor * 255 - 1) < 1e-6
+    if not of_bytes or values.get("do_rescale", True) is not True:
+        why = f"rescale_factor {factor}, do_rescale {values.get('do_rescale', True)}; supported: 1/255, true"
+        raise _other_pixels(where, why)
     if values.get("do_normalize", True) is not True:
         found = (0.0,) * channels, (1.0,) * channels
     else:

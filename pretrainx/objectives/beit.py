@@ -28,6 +28,8 @@ class BeitConfig:
 
     Attributes:
       tokenizer: workdir of the run that trained the visual tokenizer.
+      clusters: without such a run: tokens are the nearest of so many k-means centres of patches, found when the run starts. No
+        network makes them; a floor to hold tokenizers against, and what tests use.
       mask_count: how many patches are hidden at most; 0 is round(mask_share n).
       mask_share: 75 of 196 by default.
       min_block, min_aspect: of the rectangles that are hidden: least area in patches, and least height / width.
@@ -36,12 +38,22 @@ class BeitConfig:
     """
 
     tokenizer: str = ""
+    clusters: int = field(default=0, metadata={"min": 0})
     mask_count: int = field(default=0, metadata={"min": 0})
     mask_share: float = field(default=75 / 196, metadata={"above": 0, "below": 1})
     min_block: int = field(default=16, metadata={"min": 1})
     min_aspect: float = field(default=0.3, metadata={"above": 0, "max": 1})
     loss_chunks: int = field(default=0, metadata={"min": 0})
     augment: AugmentConfig = AugmentConfig("beit")
+
+    def __post_init__(self):
+        if self.tokenizer and self.clusters:
+            raise ConfigError(
+                "there are two tokenizers",
+                where="config.objective.clusters",
+                why=f"{self.clusters}, and config.objective.tokenizer is {self.tokenizer!r}",
+                do="choose one",
+            )
 
     def build(self, model, images: Images, precision: Precision, tokenizer: nn.Module | None = None) -> Beit:
         """`model` is the section `config.model`; `tokenizer` the unbound module of the frozen tokenizer, such as
@@ -60,7 +72,7 @@ class BeitConfig:
                 "what is to be predicted are the tokens of a visual tokenizer, and there is none",
                 where="config.objective.tokenizer",
                 why=f"it is {self.tokenizer!r}",
-                do="train one (objective vq_vae or dvae) and name its workdir",
+                do="train one (objective vq_vae or dvae) and name its workdir, or set config.objective.clusters",
             )
         if tokenizer.cell > model.patch:
             raise ConfigError(

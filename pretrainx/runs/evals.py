@@ -136,7 +136,7 @@ class Evaluations:
 
     def no_text(self) -> str:
         directory = data_directory(self.run.config, self.run.workdir)
-        return "" if directory.is_dir() else f"it has no prepared text ({directory}): nothing is held out"
+        return "" if directory.is_dir() else f"it has no prepared data ({directory}): nothing is held out"
 
     def no_trigram(self) -> str:
         fills = any(isinstance(task, (MaskedLm, SpanCorruption)) for task in self.tasks)
@@ -160,6 +160,11 @@ class Evaluations:
         if is_causal(self.run.objective):
             return self.no_text()
         return "only a decoder (config.model.name) goes on with text by itself"
+
+    def no_features(self) -> str:
+        if "features" in self.run.objective.output_names:
+            return self.no_text()
+        return "the run is of text, or its objective learns no vector for each picture"
 
     def no_choices(self) -> str:
         return "" if self.choices_file else "no questions are given: --choices=FILE.jsonl"
@@ -210,6 +215,11 @@ class Evaluations:
         shared = texts[:SAMPLES], self.model, run.tokenizer.vocabulary.special("eos"), run.config.seed
         return Sampled(run.objective, run.rules, *shared)(run.params, run.extras)
 
+    def representations(self) -> dict[str, float]:
+        """Neighbours, probe and collapse of the features, and the same of raw pixels."""
+        measured = self.evaluation.representations
+        return measured(self.run.params, self.run.extras) | measured.pixels()
+
     def choices(self) -> dict[str, float]:
         run = self.run
         longest = run.config.model.max_length or run.config.data.length
@@ -226,5 +236,6 @@ EVALUATIONS: dict[str, tuple[Callable[[Evaluations], str], Callable[[Evaluations
     "pseudo_perplexity": (Evaluations.no_masks, Evaluations.pseudo_perplexity),
     "fill_in": (Evaluations.no_gaps, Evaluations.fill_in),
     "sampled": (Evaluations.no_writer, Evaluations.sampled),
+    "representations": (Evaluations.no_features, Evaluations.representations),
     "choices": (Evaluations.no_choices, Evaluations.choices),
 }

@@ -14,6 +14,7 @@ from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
 from pretrainx.data.prepared_images import PreparedImages
+from pretrainx.models.patch_clusters import PatchClusters, fitted
 from pretrainx.objectives import codebook
 from pretrainx.objectives.beit import BeitConfig
 from pretrainx.runs.recipe import Recipe, read_recipe
@@ -22,9 +23,14 @@ from pretrainx.training.restore import read_meta, steps_in
 CELLS_PER_CODE = 20  # that its use is judged by
 
 
-def module_of(recipe: Recipe) -> nn.Module | None:
-    """The network of the tokenizer that config.objective.tokenizer names, unbound; None where there is none to name."""
-    if not isinstance(recipe.objective, BeitConfig) or not recipe.objective.tokenizer:
+def module_of(recipe: Recipe, images: Images) -> nn.Module | None:
+    """The tokenizer of a run on these pictures, unbound: k-means centres, or the network of the run that
+    config.objective.tokenizer names. None where the objective has none."""
+    if not isinstance(recipe.objective, BeitConfig):
+        return None
+    if recipe.objective.clusters:
+        return PatchClusters(images, recipe.model.patch, recipe.objective.clusters)
+    if not recipe.objective.tokenizer:
         return None
     workdir = Path(recipe.objective.tokenizer)
     other = read_recipe(workdir)
@@ -47,20 +53,25 @@ def leaves_of(
 
     ConfigError where it uses too little of its codebook on these pictures.
     """
-    if module_of(recipe) is None:
+    if not isinstance(recipe.objective, BeitConfig):
         return {}
-    from pretrainx.runs.load import load  # it reads runs, this one's parts among them
-
-    run, module = load(recipe.objective.tokenizer), objective.tokenizer
-    tree = run.objective.tokenizer(run.params, run.extras)
-    stored, _ = pictures.arrays("train")
+    module, (stored, _) = objective.tokenizer, pictures.arrays("train")
     cells = (stored.shape[1] // module.cell) ** 2
     count = min(len(stored), -(-CELLS_PER_CODE * module.count // cells))
     rows = np.sort(np.random.default_rng(0).choice(len(stored), count, replace=False))
-    found = codebook.usage(module, tree, module.images, np.asarray(stored[rows]))
+    sample = np.asarray(stored[rows])
+    if recipe.objective.clusters:
+        called = f"k-means centres of the patches of {count} pictures"
+        tree = {"codebook": fitted(module.images, sample, module.cell, module.count, recipe.seed)}
+    else:
+        from pretrainx.runs.load import load  # it reads runs, this one's parts among them
+
+        run = load(recipe.objective.tokenizer)
+        called, tree = f"{recipe.objective.tokenizer}, step {run.step}", run.objective.tokenizer(run.params, run.extras)
+    found = codebook.usage(module, tree, module.images, sample)
     say(
-        f"tokenizer from {recipe.objective.tokenizer}, step {run.step}: perplexity {found['perplexity']:.1f} of {module.count} "
-        f"codes, {found['dead']:.0%} dead, error {found['mse']:.3f} of the variance"
+        f"tokenizer from {called}: perplexity {found['perplexity']:.1f} of {module.count} codes, {found['dead']:.0%} dead, "
+        f"error {found['mse']:.3f} of the variance"
     )
     codebook.gate(found["perplexity"], found["dead"], module.count)
     return {f"tokenizer/{path}": leaf for path, leaf in paths.leaves(tree)}

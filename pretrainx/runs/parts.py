@@ -78,7 +78,7 @@ def build(recipe: Recipe, about: About) -> Objective:
     """The objective of a recipe for data that say `about` themselves."""
     if isinstance(about, Vocabulary):
         return recipe.objective.build(recipe.model, about, recipe.data.length, recipe.precision, recipe.data.segmented)
-    tokenizer = frozen_tokenizer.module_of(recipe)
+    tokenizer = frozen_tokenizer.module_of(recipe, about)
     given = {"tokenizer": tokenizer} if tokenizer else {}
     config = recipe.objective
     config = config.over(recipe.train.steps) if isinstance(config, OverSteps) else config

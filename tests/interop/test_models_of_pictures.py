@@ -170,7 +170,7 @@ def test_there_and_back(tmp_path, name):
 
 
 def test_codes_without_their_tokenizer_give_features(tmp_path):
-    """What names visual tokens that are not in the files is left out, and said; normalised without a word of it by halves."""
+    """What names visual tokens that are not in the files is left out, and said; so is what pixels are normalised with."""
     said = []
     import_model(make(tmp_path / "hf", BEIT, pixels=None), tmp_path / "run", say=said.append)
     text = "\n".join(said)
@@ -213,6 +213,7 @@ def test_a_configuration_that_cannot_be_followed(tmp_path, values, changes, says
     ("changes", "says"),
     [
         ({"do_rescale": False}, "supported: 1/255"),
+        ({"rescale_factor": None}, "supported: 1/255"),
         ({"rescale_factor": 1 / 127.5}, "supported: 1/255"),
         ({"image_mean": [0.5]}, "image_mean: .0.5., expected 3 numbers"),
         ({"image_std": [0.5, 0, 0.5]}, "image_std"),
@@ -226,7 +227,7 @@ def test_pixels_that_have_no_form_here(tmp_path, changes, says):
 
 
 def test_other_tables_are_refused(tmp_path):
-    """Fixed positions are constants here; what rounding does to them is no difference."""
+    """Fixed positions are constants here; what rounding does to them makes no difference."""
     given, name = tensors(MAE), "vit.embeddings.position_embeddings"
     directory.read(make(tmp_path, MAE, given | {name: given[name] + np.float32(3e-6)}))
     turned = np.concatenate(np.split(given[name], 2, axis=-1)[::-1], -1)  # the row first
@@ -278,7 +279,12 @@ def test_a_trained_run_is_exported_with_its_own_pixels(tmp_path):
 def bare(objective, model, about, **given):
     """A run as `load` returns it, never trained."""
     model = model if "name" in model else MODEL | model
-    recipe = {"objective": objective, "model": model, "data": {"name": "images"}, "train": {"steps": 9, "batch_size": 4}}
+    recipe = {
+        "objective": objective,
+        "model": model,
+        "data": {"name": "images"},
+        "train": {"steps": 9, "batch_size": 4},
+    }
     recipe["schedule"] = {"name": "cosine", "peak": 1e-4, "warmup": 0}
     recipe = parse(recipe)
     built = recipe.objective.build(recipe.model, about, Precision(), **given)
@@ -309,11 +315,14 @@ def test_a_run_of_codes_leaves_its_tokenizer_here(tmp_path):
 
 
 def test_of_other_paradigms_the_network_is_exported(tmp_path):
-    heads = {"hidden": [8], "out": 4, "head_norm": "none"}
+    heads = {"hidden": [8], "out": 4, "head_norm": "none", "views": {"name": "simclr", "size": 8}}
     params, again = export(tmp_path, {"name": "simclr", **heads}, {"positions": "sincos"})
     assert written(tmp_path / "out")["architectures"] == ["ViTModel"]
     table = again.params["backbone"].pop("position")["table"]
-    np.testing.assert_allclose(table, sincos_table(3, 12, True), atol=1e-7)
+    np.testing.assert_allclose(table, sincos_table(2, 12, True), atol=1e-7)
+    assert (
+        again.config.images.size == 8 and written(tmp_path / "out", "preprocessor_config.json")["size"]["height"] == 8
+    )
     assert equal(again.params, {"backbone": params["backbone"]})
     assert "its heads stay with the run" in (tmp_path / "out" / "README.md").read_text()
 

@@ -5,6 +5,7 @@ from mutants.record import Mutant
 PACKAGE, TEST = "pretrainx/interop/", "tests/interop/test_huggingface.py::test_"
 COMMANDS = "tests/interop/test_import_and_export.py::test_"
 ENCODERS = "tests/interop/test_encoders.py::test_"
+PICTURES = "tests/interop/test_models_of_pictures.py::test_"
 
 INTEROP = [
     Mutant(
@@ -126,5 +127,53 @@ INTEROP = [
         "if key in values and",
         "if False and",
         "tests/interop/test_huggingface.py::test_the_decoder_begins_as_it_was_trained",
+    ),
+    Mutant(
+        "turned patches",
+        "the pixels of a patch are read column by column",
+        PACKAGE + "tensors.py",
+        "tensor.transpose(2, 3, 1, 0)",
+        "tensor.transpose(3, 2, 1, 0)",
+        PICTURES + "where_the_numbers_lie",
+    ),
+    Mutant(
+        "any table",
+        "a model with other positions than the fixed ones is imported as if it had these",
+        PACKAGE + "weights.py",
+        "if apart <= bound:",
+        "if apart >= 0:",
+        PICTURES + "other_tables_are_refused",
+    ),
+    Mutant(
+        "source's pixels",
+        "a run that read other pictures is exported with its source's means and deviations",
+        PACKAGE + "directory.py",
+        "if family.described(config, files, CONFIG) != config:",
+        "if False:",
+        PICTURES + "other_pixels_than_the_source_s",
+    ),
+    Mutant(
+        "other pixels",
+        "an image processor that scales bytes otherwise passes",
+        PACKAGE + "pictures.py",
+        "if not of_bytes or",
+        "if False or",
+        PICTURES + "pixels_that_have_no_form_here",
+    ),
+    Mutant(
+        "stored size",
+        "a network is exported for the stored pictures' size, not for the one that it saw",
+        "pretrainx/runs/interop_of_images.py",
+        "run.objective.model.backbone.size",
+        "run.about.size",
+        PICTURES + "of_other_paradigms_the_network_is_exported",
+    ),
+    Mutant(
+        "any head",
+        "ids of a tokenizer that is not there are imported as a head of classes",
+        "pretrainx/runs/interop_of_images.py",
+        'if model.head in ("none", "codes"):',
+        'if model.head in ("none",):',
+        PICTURES + "codes_without_their_tokenizer_give_features",
     ),
 ]

@@ -1,0 +1,38 @@
+"""BYOL after Grill et al. 2020 (arXiv:2006.07733): ResNet-50 predicts what its own average says, 300 epochs of ImageNet.
+
+    pretrainx train --config=configs/vision/byol_resnet50.py --workdir=runs/byol --config.data.paths='("imagenet/train",)'
+
+Hardware: 32 accelerators with 16 GB. `:smoke` is 20 steps of a tiny one on pictures generated in code.
+{reference}
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    if arg not in ("", "smoke"):
+        raise ValueError(f"unknown variant {arg!r}: leave it out, or use :smoke")
+    smoke = arg == "smoke"
+    config = ConfigDict()
+    config.objective = dict(name="byol", momentum=0.99)
+    config.model = dict(name="resnet", stages=(3, 4, 6, 3), bottleneck=True, stem="large", zero_residual=False)
+    if smoke:
+        config.objective.update(hidden=(64,), out=32, momentum=0.9)
+        config.model.update(stages=(1, 1), bottleneck=False, stem="small", width=16)
+    config.data = dict(name="images", source="shapes", size=32, limit=512)
+    if not smoke:
+        config.data = dict(name="images", source="folder", paths=("imagenet/train",), size=224, held_out=0.005)
+    config.optimizer = dict(name="lars", weight_decay=1e-6)
+    config.schedule = dict(name="cosine", peak=0.5 if smoke else 3.2, warmup=5 if smoke else 3120, floor=0.0)
+    config.precision = dict(compute="float32" if smoke else "bfloat16")
+    config.train = dict(
+        steps=20 if smoke else 93_600,
+        batch_size=32 if smoke else 4096,
+        log_every=5 if smoke else 100,
+        eval_every=0 if smoke else 5000,
+        grad_clip=0.0,
+    )
+    config.checkpoint = dict(every=2000, keep=2)
+    config.evals = dict(limit=32 if smoke else 10_000)
+    config.evals.representations = dict(labels_per_class=16 if smoke else 0, train_limit=100_000)
+    return config

@@ -1,0 +1,39 @@
+"""SimSiam after Chen and He 2021 (arXiv:2011.10566): ResNet-50 without negatives and without a teacher, 100 epochs of ImageNet.
+
+    pretrainx train --config=configs/vision/simsiam_resnet50.py --workdir=runs/simsiam --config.data.paths='("imagenet/train",)'
+
+What keeps it from collapse is the stop-gradient; `config.alarm` watches. Hardware: 8 accelerators with 16 GB. `:smoke` is 20
+steps of a tiny one on pictures generated in code.
+{reference}
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    if arg not in ("", "smoke"):
+        raise ValueError(f"unknown variant {arg!r}: leave it out, or use :smoke")
+    smoke = arg == "smoke"
+    config = ConfigDict()
+    config.objective = dict(name="simsiam")
+    config.model = dict(name="resnet", stages=(3, 4, 6, 3), bottleneck=True, stem="large")
+    if smoke:
+        config.objective.update(hidden=(64, 64), out=64, bottleneck=16)
+        config.model.update(stages=(1, 1), bottleneck=False, stem="small", width=16)
+    config.data = dict(name="images", source="shapes", size=32, limit=512)
+    if not smoke:
+        config.data = dict(name="images", source="folder", paths=("imagenet/train",), size=224, held_out=0.005)
+    config.optimizer = dict(name="sgd", momentum=0.9, weight_decay=1e-4, coupled=True)
+    config.schedule = dict(name="cosine", peak=0.1, warmup=0, floor=0.0)
+    config.precision = dict(compute="float32" if smoke else "bfloat16")
+    config.train = dict(
+        steps=20 if smoke else 250_000,
+        batch_size=32 if smoke else 512,
+        log_every=5 if smoke else 100,
+        eval_every=0 if smoke else 5000,
+        grad_clip=0.0,
+    )
+    config.checkpoint = dict(every=2000, keep=2)
+    config.evals = dict(limit=32 if smoke else 10_000)
+    config.evals.representations = dict(labels_per_class=16 if smoke else 0, train_limit=100_000)
+    return config
