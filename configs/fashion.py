@@ -5,8 +5,7 @@
 
 `:simclr` (the default), `:moco`; `:mae`, `:beit` (which needs the run of `:tokenizer`, in runs/fashion-tokenizer);
 `:supervised` and `:supervised_vit` are the same two networks trained with all labels. `:smoke` is 20 steps on pictures
-generated in code. Hardware: 2 CPU cores, at most 15 minutes each. What the features are worth with 100 labels per class is in README's table, which
-`benchmarks/fashion.py` makes.
+generated in code. Hardware: 2 CPU cores, at most 15 minutes each.
 """
 
 from ml_collections import ConfigDict

@@ -23,12 +23,12 @@ def _export(arguments: Arguments) -> int:
 COMMANDS = (
     Command(
         "import",
-        "make a run of a Hugging Face model (GPT-2, LLaMA, BERT, RoBERTa, T5, BART) or of a GGUF file (LLaMA)",
+        "make a run of a Hugging Face model (GPT-2, LLaMA, BERT, RoBERTa, T5, BART; ViT, ViTMAE, BEiT) or a GGUF file (LLaMA)",
         _import,
         (
             Flag(
                 "source",
-                "a directory with config.json, model.safetensors, tokenizer.json; or FILE.gguf",
+                "a directory with config.json, model.safetensors and, of text, tokenizer.json; or FILE.gguf",
                 "HF_DIR",
                 True,
             ),

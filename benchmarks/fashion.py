@@ -1,0 +1,123 @@
+"""What each paradigm of pictures learns from Fashion-MNIST without labels, read out with 100 labels per class.
+
+    pretrainx data fetch fashion-mnist --dest data
+    python benchmarks/fashion.py --output=runs [--names=simclr,moco,mae,tokenizer,beit,supervised,supervised_vit] [--steps=N]
+
+Trains `configs/fashion.py` once for each name, into OUTPUT/fashion-NAME, and prints for each encoder the accuracy on the
+10,000 test pictures of logistic regression and of nearest neighbours on its frozen features (pooled, last layer), given 100
+labelled training pictures of each class, over three draws of these with half of the 95 % interval; the same of the encoder
+before training and of raw pixels; the test accuracy of the same network trained with all labels; and which share of the way
+from raw pixels to that the features go. Run again, it goes on with what is not finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CONFIG = Path(__file__).parents[1] / "configs" / "fashion.py"
+NAMES = ("supervised", "supervised_vit", "simclr", "moco", "mae", "tokenizer", "beit")
+# Which network trained with labels an encoder is held against.
+YARDSTICK = {"simclr": "supervised", "moco": "supervised", "mae": "supervised_vit", "beit": "supervised_vit"}
+
+
+def measured(workdir: str, fresh: bool) -> dict[str, float]:
+    """What `representations` say of a run's features and of raw pixels; of a fresh network with `fresh`. With labels, also
+    {"test/accuracy"} of the classifier."""
+    import jax
+    import numpy as np
+
+    from pretrainx.objectives.classification import Classification
+    from pretrainx.runs.data import prepare
+    from pretrainx.runs.evaluations import evaluation_of
+    from pretrainx.runs.load import data_directory, load, rebuild
+    from pretrainx.training import state as states
+
+    run = load(workdir)
+    recipe, parts = rebuild(run.config, run.about)
+    data = prepare(recipe.data, data_directory(recipe, run.workdir), lambda line: None)
+    params, extras = run.params, run.extras
+    if fresh:
+        state = states.create(parts.objective, parts.optimizer, parts.options, parts.found, recipe.train.batch_size)
+        params, extras = state.full_params(), state.extras
+    found = evaluation_of(recipe, parts, data, run.workdir).representations(params, extras)
+    if isinstance(run.objective, Classification):
+        images, labels = data.arrays("test")
+        batches = (np.asarray(images[first : first + 500]) for first in range(0, len(images), 500))
+        guesses = [np.asarray(run.outputs({"image": batch}, ["logits"])["logits"]).argmax(1) for batch in batches]
+        found["test/accuracy"] = float((np.concatenate(guesses) == labels).mean())
+    return jax.device_get(found)
+
+
+def pixels(workdir: str) -> dict[str, float]:
+    from pretrainx.runs.data import prepare
+    from pretrainx.runs.evaluations import evaluation_of
+    from pretrainx.runs.load import data_directory, load, rebuild
+
+    run = load(workdir)
+    recipe, parts = rebuild(run.config, run.about)
+    data = prepare(recipe.data, data_directory(recipe, run.workdir), lambda line: None)
+    return evaluation_of(recipe, parts, data, run.workdir).representations.pixels()
+
+
+def read(kind: str, workdir: Path) -> dict[str, float]:
+    """The same in a process of its own, kept in a file beside the run."""
+    kept = workdir / f"{kind}.json"
+    if not kept.is_file():
+        command = [sys.executable, __file__, "--output=.", f"--read={kind}:{workdir}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        kept.write_text(done.stdout.splitlines()[-1])
+    return json.loads(kept.read_text())
+
+
+def shown(values: dict[str, float], kind: str) -> tuple[float, str]:
+    metric = next(name for name in values if name.startswith(f"{kind}/") and not name.endswith("/interval"))
+    return values[metric], f"{values[metric]:.4f} +- {values[f'{metric}/interval']:.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--names", default=",".join(NAMES))
+    parser.add_argument("--steps", type=int, default=0, help="0 is the configuration's")
+    parser.add_argument("--read", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.read:
+        kind, _, workdir = given.read.partition(":")
+        print(json.dumps(pixels(workdir) if kind == "pixels" else measured(workdir, kind == "fresh")))
+        return
+    print(
+        f"{'encoder':<18}{'seconds':>8}{'logistic, 100 per class':>26}{'20 neighbours':>20}{'before training':>20}{'gap':>7}"
+    )
+    yardsticks, floor = {}, None
+    for name in given.names.split(","):
+        workdir, began = given.output / f"fashion-{name}", time.perf_counter()
+        command = [sys.executable, "-m", "pretrainx", "train", f"--config={CONFIG}:{name}", f"--workdir={workdir}"]
+        command += [f"--config.data.cache={given.output / 'fashion-data'}"]
+        command += [f"--config.train.steps={given.steps}"] * bool(given.steps)
+        command += [f"--config.objective.tokenizer={given.output / 'fashion-tokenizer'}"] * (name == "beit")
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+        seconds = time.perf_counter() - began
+        if name == "tokenizer":
+            continue
+        floor = floor or shown(read("pixels", workdir), "probe")[0]
+        found = read("trained", workdir)
+        if "test/accuracy" in found:
+            yardsticks[name] = found["test/accuracy"]
+        value, logistic = shown(found, "probe")
+        best, gap = yardsticks.get(YARDSTICK.get(name)), ""
+        if best:
+            gap = f"{(value - floor) / (best - floor):.2f}"
+        row = f"{name:<18}{seconds:>8.0f}{logistic:>26}{shown(found, 'knn')[1]:>20}"
+        print(row + f"{shown(read('fresh', workdir), 'probe')[1]:>20}{gap:>7}", flush=True)
+    print(f"raw pixels, logistic {floor:.4f}; trained with all labels: {yardsticks}")
+
+
+if __name__ == "__main__":
+    main()
