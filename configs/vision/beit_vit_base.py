@@ -5,7 +5,8 @@
 
 The tokens come from the run of the first line; a tokenizer that uses too little of its codebook is refused. Hardware: 32
 accelerators with 16 GB. `:smoke` is 20 steps of a tiny one on pictures generated in code, with k-means centres as tokens.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 2.7483, 2.4802, 2.1587, 2.0746, 2.1321; the last ten average 2.0900, with seed 1 2.1048.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ def get_config(arg=""):
     config = ConfigDict()
     config.objective = dict(name="beit", tokenizer="" if smoke else "runs/tokenizer")
     config.model = dict(name="vit", width=768, depth=12, heads=12, patch=16, positions="relative", key_bias=False)
-    config.model.update(mask_token=True, layer_scale=0.1, drop_path=0.1, pool="mean", pool_norm=True)
+    config.model.update(mask_token=True, layer_scale=0.1, drop_path=0.1, pool="mean")
     if smoke:
         config.objective.update(clusters=16, min_block=4)
         config.model.update(width=48, depth=2, heads=3, patch=4, drop_path=0.0)

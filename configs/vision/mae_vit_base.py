@@ -4,7 +4,8 @@
 
 Hardware: 32 accelerators with 16 GB, or fewer with more `config.train.microbatches`. `:smoke` is 20 steps of a tiny one on
 pictures generated in code.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 1.8915, 1.2577, 1.1588, 0.9331, 0.9628; the last ten average 0.9562, with seed 1 0.8682.
 """
 
 from ml_collections import ConfigDict

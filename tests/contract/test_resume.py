@@ -16,7 +16,8 @@ from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.restore import restore_params, restore_step
 
 KINDS = ["queue", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
-ONLY_CI = ("lora(coca)", "ewc(clip)")
+KINDS += ["moco", "simclr, batch norm", "beit", "vq_vae"]
+ONLY_CI = ("lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "vq_vae")
 marks = lambda case: [pytest.mark.xdist_group(case)] + [pytest.mark.slow] * (case in ONLY_CI)
 each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in KINDS])
 

@@ -18,6 +18,7 @@ from mutants import (
     of_evals,
     of_images,
     of_interop,
+    of_masked_pictures,
     of_objectives,
     of_optim,
     of_parts,
@@ -46,6 +47,7 @@ MUTANTS = [
     *of_evals.EVALS,
     *of_images.AUGMENTATIONS,
     *of_vision.NETWORKS,
+    *of_masked_pictures.MASKED_PICTURES,
 ]
 KILLED, SURVIVED = 1, 0  # pytest's exit codes; others mean that no test was run
 BROKEN = ("SyntaxError", "NameError", "ImportError", "AttributeError", "TypeError")  # the fault itself does not run

@@ -70,6 +70,7 @@ def test_centre_and_teacher():
         assert distance(state.extras["teacher"], teacher) < 1e-12
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing():
     """Gradient, teacher and centre, in which padded rows have no part, of 1 and 2 microbatches."""
     one, two = runs(1), runs(2)

@@ -41,7 +41,7 @@ def difference(gang, unbroken):
 @pytest.mark.parametrize(
     "mesh",
     [
-        {"data": 4},
+        pytest.param({"data": 4}, marks=pytest.mark.slow),
         {"tensor": 4},  # every matrix lies across both processes
         pytest.param({"data": 2, "tensor": 2}, marks=pytest.mark.slow),
         pytest.param({"fsdp": 4}, marks=pytest.mark.slow),

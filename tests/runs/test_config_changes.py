@@ -7,7 +7,7 @@ import pytest
 from pretrainx.core import config as strict
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.json_lines import read, read_metrics
-from pretrainx.runs.recipe import DATA, MODELS, OBJECTIVES, parse
+from pretrainx.runs.recipe import DATA, MODELS, OBJECTIVES, OF_IMAGES, parse
 from pretrainx.runs.resume import RULES, changes, covers, plain, refuse_changes, refuse_unknown, rule_of
 from pretrainx.runs.train import train
 from pretrainx.training.restore import read_meta
@@ -86,6 +86,8 @@ def test_every_key_has_a_class():
     for section, table in tables.items():
         for name in table:
             values = {**least, section: mixture if name == "mixture" else {"name": name}}
+            if name in OF_IMAGES or name == "images":
+                values = {"objective": {"name": "simclr"}, "data": {"name": "images"}} | values
             for key, _ in strict.flatten(plain(parse(values))):
                 assert rule_of(key) is not RULES[-1], key
 

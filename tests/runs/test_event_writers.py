@@ -24,7 +24,7 @@ def blocks(directory):
     return lambda records: threading.Event().wait()
 
 
-@pytest.mark.parametrize("fault", [None, raises, blocks, "a file in the way"])
+@pytest.mark.parametrize("fault", [None, raises, blocks, pytest.param("a file in the way", marks=pytest.mark.slow)])
 def test_a_run_with_tensorboard(fault, make_values, tmp_path, monkeypatch, request):
     """The time that `put` takes is measured and printed: it is all that a step can be made longer by."""
     run, seconds = tmp_path / "run", []

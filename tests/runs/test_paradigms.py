@@ -171,6 +171,7 @@ def test_samples(name, runs):
     assert shown[name] in text
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("mixture_of_denoisers")
 def test_a_mixture_is_resumed(make, runs):
     """From its checkpoint; data that are other than then are refused, with the key to set."""
@@ -198,6 +199,7 @@ def test_a_run_goes_on_as_if_unbroken(name, make, runs, tmp_path):
     assert losses(tmp_path) == losses(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("mixture_of_denoisers")
 def test_the_first_batch_is_shown_by_task(make, runs):
     run = pretrainx.load(runs("mixture_of_denoisers"))

@@ -39,9 +39,10 @@ def test_smoke(path, tmp_path):
         pytest.skip(
             f"the reference curve is of CPython {version}'s standard library, this is {platform.python_version()}"
         )
-    assert sum(losses[-10:]) / 10 == pytest.approx(float(average), rel=1e-3)
+    # Cosines lie around 0, and are written with four decimals.
+    assert sum(losses[-10:]) / 10 == pytest.approx(float(average), rel=1e-3, abs=1e-3)
     found = [losses[int(step) - 1] for step in steps.split(", ")]
-    assert found == pytest.approx([float(loss) for loss in shown.split(", ")], rel=5e-3)
+    assert found == pytest.approx([float(loss) for loss in shown.split(", ")], rel=5e-3, abs=2e-3)
 
 
 @pytest.mark.parametrize("path", sorted(OF_PICTURES), ids=lambda path: path.stem)
