@@ -100,6 +100,11 @@ class Objective:
         """Named outputs (logits, hidden, features ...) on inputs that may be partial; an unknown name is an error."""
         raise TypeError(f"{type(self).__name__} must give its outputs")
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What `outputs` knows, where an objective says so before it is asked."""
+        return ()
+
     def cache(self, params: Params, extras: Extras, rows: int, length: int, source: Batch | None = None) -> Any:
         """A cache for decoding `length` tokens of `rows` rows; only models that predict the next token have one.
 

@@ -83,7 +83,8 @@ class Run:
     def _completed(self, batch: dict[str, Any], reads: Any) -> dict[str, Any]:
         """The batch with what follows from its tokens; rows but those of causal models are padded to the objective's width."""
         if isinstance(reads, ImageRows):
-            return self._with_fields({"valid": np.ones(len(batch["image"]), bool)} | batch, ("image", *reads.fields))
+            batch = self._with_fields(batch, ("image", *reads.fields))
+            return {"valid": np.ones(len(batch["image"]), bool)} | batch
         if not isinstance(reads, TextRows):
             tasks = {name: of_task for name, _, of_task in reads}
             if batch.keys() != tasks.keys():
