@@ -8,7 +8,7 @@ from contract.cases import CASES, LENGTH, ROWS, STEPS, bits, difference, gradien
 from contract.pictures import FIGURES, OF_MICROBATCHES
 from pretrainx.core import paths, random
 from pretrainx.parallel.mesh import MeshConfig
-from pretrainx.runs.recipe import OBJECTIVES, OF_TEXT
+from pretrainx.runs.recipe import OBJECTIVES
 from pretrainx.training import state as states
 
 TOLERANCE = 1e-9
@@ -194,18 +194,18 @@ MESHES = {
     "data-8": (MeshConfig(8), 1),
     "fsdp-2-tensor-2-context-2": (MeshConfig(1, 2, 2, context=2), 1),
 }
-# Pictures: what couples rows, and what keeps a queue; all others lie on (2, 2, 2) in the check above.
-SHIPPED = [name for name in CASES if name in OF_TEXT or name in ("simclr", "moco")]
-ONE_MORE = [name for name in CASES if name not in SHIPPED and name not in RELATIVES]
+# One of each form: causal, bidirectional, encoder and decoder, coupled rows, a queue. All lie on (2, 2, 2) in the check above.
+FORMS = ("autoregressive", "masked_lm", "span_corruption", "simclr", "moco")
+ONE_MORE = [name for name in CASES if name not in FORMS and name not in RELATIVES]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "mesh"),
-    [param(name, mesh) for name in SHIPPED for mesh in MESHES] + [param(name, list(MESHES)[0]) for name in ONE_MORE],
+    [param(name, mesh) for name in FORMS for mesh in MESHES] + [param(name, list(MESHES)[0]) for name in ONE_MORE],
 )
 def test_every_mesh_and_accumulation(case, mesh):
-    """Shipped objectives on all meshes, toys and second models on one more."""
+    """One objective of each form on all meshes, the others on one more."""
     layout, microbatches = MESHES[mesh]
     one = trace(case, microbatches=microbatches if case in OF_MICROBATCHES else 1)
     other = trace(case, layout, microbatches)
