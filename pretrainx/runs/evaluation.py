@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pretrainx.runs.recipe import Recipe
 from pretrainx.training.state import TrainState
 
 
-class Evaluation:
+class Evaluation(ABC):
     """Called with a state, gives {"held_out/loss": ...} and what a kind of data adds to it.
 
     Averaged parameters are evaluated where the run keeps them. The parts of a mixture are evaluated together, and each
@@ -30,10 +31,10 @@ class Evaluation:
 
     # What a kind of data replaces.
 
-    @functools.cached_property
+    @property
+    @abstractmethod
     def held_out_rows(self) -> dict[str, Any]:
         """{part: its held-out rows, which have `batches`}"""
-        raise NotImplementedError
 
     def bytes_of_text(self, *names: str) -> int:
         """How many bytes the held-out targets of these parts stand for; 0 where they are not bytes."""

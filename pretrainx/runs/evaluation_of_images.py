@@ -19,6 +19,7 @@ from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules
 from pretrainx.runs import examples
 from pretrainx.runs.evaluation import Evaluation
+from pretrainx.runs.load import named_outputs
 
 # Of the splits, the ones that are measured: the ready-made test split where there is one, or else what was held out.
 MEASURED = ("test", "held_out")
@@ -100,10 +101,4 @@ def seen(objective: Objective, seed: int, images: np.ndarray) -> Iterator[tuple[
 def shown(objective: Objective, rules: Rules, params, extras, images: np.ndarray) -> dict[str, np.ndarray]:
     """Of "reconstruction" and "hidden_patches" what the objective gives of pictures."""
     names = tuple(name for name in ("reconstruction", "hidden_patches") if name in objective.output_names)
-    return jax.device_get(_outputs(objective, rules, names, params, extras, images)) if names else {}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _outputs(objective: Objective, rules: Rules, names: tuple[str, ...], params, extras, images):
-    with rules.bound():
-        return objective.outputs(params, extras, {"image": images}, names)
+    return jax.device_get(named_outputs(objective, rules, names, params, extras, {"image": images})) if names else {}

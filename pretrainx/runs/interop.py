@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from chex import assert_trees_all_equal_shapes_and_dtypes
 
-from pretrainx import __version__
 from pretrainx.core import config as strict
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError
@@ -270,27 +269,12 @@ def _card(run: Run, facts: dict[str, Any], vocab_size: int) -> str:
     if isinstance(config, EncoderDecoderConfig):
         layers = f"{config.depth} layers in the encoder and {config.target_depth} in the decoder"
     start = facts.get("source", "") or (Path(recipe.init_from).name if recipe.init_from else "")
-    lines = [
-        "---",
-        "library_name: transformers",
-        f"pipeline_tag: {task}",
-        "---",
-        "",
-        f"# {run.workdir.name}",
-        "",
+    described = [
         f"A {kind}: {layers}, width {config.width}, {config.heads} heads, vocabulary {vocab_size}, "
         f"rows of up to {config.max_length or recipe.data.length} tokens.",
         "",
-        f"- trained with pretrainx {__version__}, step {run.step} of {recipe.train.steps}, {tokens:,} tokens"
-        if run.step
-        else f"- written by pretrainx {__version__}, not trained further",
-        f"- started from: {start or 'random initialisation'}",
-        *([f"- data: {', '.join(_sources(recipe))}"] if run.step else []),
-        *interop_of_images.measured(run),
-        "",
-        "Licence: not stated. Whoever publishes this names one that fits the data and the model it started from.",
     ]
-    return "\n".join(lines) + "\n"
+    return interop_of_images.card_of(run, task, described, f"{tokens:,} tokens", start, ", ".join(_sources(recipe)))
 
 
 def _sources(recipe: Recipe) -> list[str]:

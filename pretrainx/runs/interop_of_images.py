@@ -167,6 +167,19 @@ def _card(run: Run, model: PictureModel, facts: dict[str, Any]) -> str:
         notes.append(
             f"- of the objective {type(run.objective).__name__} only the network is here; its heads stay with the run"
         )
+    described = [
+        f"A {kind}: {config.depth} layers, width {config.width}, {config.heads} heads, pictures of "
+        f"{images.size} x {images.size} pixels in patches of {config.patch}.",
+        "",
+        f"- pixels divided by 255, then normalised with means {numbers(images.mean)} and deviations {numbers(images.std)}",
+        *notes,
+    ]
+    data = f"{recipe.data.source} {' '.join(recipe.data.paths)}".rstrip()
+    return card_of(run, task, described, f"{shown:,} pictures", start, data)
+
+
+def card_of(run: Run, task: str, described: list[str], seen: str, start: str, data: str) -> str:
+    """README.md of an export, of text too: it claims what the run's files say, and leaves the licence to its owner."""
     lines = [
         "---",
         "library_name: transformers",
@@ -175,16 +188,12 @@ def _card(run: Run, model: PictureModel, facts: dict[str, Any]) -> str:
         "",
         f"# {run.workdir.name}",
         "",
-        f"A {kind}: {config.depth} layers, width {config.width}, {config.heads} heads, pictures of "
-        f"{images.size} x {images.size} pixels in patches of {config.patch}.",
-        "",
-        f"- pixels divided by 255, then normalised with means {numbers(images.mean)} and deviations {numbers(images.std)}",
-        *notes,
-        f"- trained with pretrainx {__version__}, step {run.step} of {recipe.train.steps}, {shown:,} pictures"
+        *described,
+        f"- trained with pretrainx {__version__}, step {run.step} of {run.config.train.steps}, {seen}"
         if run.step
         else f"- written by pretrainx {__version__}, not trained further",
         f"- started from: {start or 'random initialisation'}",
-        *([f"- data: {recipe.data.source} {' '.join(recipe.data.paths)}".rstrip()] if run.step else []),
+        *([f"- data: {data}"] if run.step else []),
         *measured(run),
         "",
         "Licence: not stated. Whoever publishes this names one that fits the data and the model it started from.",

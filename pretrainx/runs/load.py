@@ -58,7 +58,7 @@ class Run:
     def outputs(self, batch: dict[str, Any], names: tuple[str, ...] | list[str]) -> dict[str, jax.Array]:
         """The objective's outputs by name, such as {"logits": [B, T, V]} of {"tokens": int[B, T]}; partial inputs are fine."""
         inputs = self._placed({name: value for name, value in batch.items() if name != "valid"})
-        return _outputs(self.objective, self.rules, tuple(names), self.params, self.extras, inputs)
+        return named_outputs(self.objective, self.rules, tuple(names), self.params, self.extras, inputs)
 
     def features(self, batch: dict[str, Any]) -> jax.Array:
         """float32[B, D]: one vector per row."""
@@ -150,7 +150,7 @@ def following(tokens: np.ndarray, tokenizer: Tokenizer) -> dict[str, Callable[[]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _outputs(objective: Objective, rules: Rules, names: tuple[str, ...], params, extras, inputs):
+def named_outputs(objective: Objective, rules: Rules, names: tuple[str, ...], params, extras, inputs):
     with rules.bound():
         return objective.outputs(params, extras, inputs, names)
 

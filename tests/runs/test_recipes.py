@@ -41,7 +41,7 @@ def test_smoke(path, tmp_path):
     if reference is None:
         return
     version, steps, shown, average, _ = reference.groups()
-    if version != platform.python_version():
+    if path not in OF_VIEWS and version != platform.python_version():  # pictures are generated, text is the library
         pytest.skip(
             f"the reference curve is of CPython {version}'s standard library, this is {platform.python_version()}"
         )
