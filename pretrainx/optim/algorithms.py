@@ -17,19 +17,34 @@ ROLES = ("kernel", "bias", "norm", "embedding", "head", "scalar")
 MATRICES = per_layer.MATRICES
 
 
+# What comes before the first block in the models of this package.
+INPUTS = "(.*/)?(token|position|type|embedding_norm|patches|class_token|mask_token)(/.*)?"
+
+
 @dataclass(frozen=True)
 class Group:
     """Parameters whose whole path matches `pattern` and that have the `role` ("" is any): their learning rate and weight
     decay are multiplied, those of a leaf in several groups by all of them.
+
+    Attributes:
+      layer_decay: k of layer-wise rates (Clark et al. 2020, section 3.1; BEiT and MAE fine-tune with 0.65 to 0.75): in a
+        stack of L blocks the rate of block l = 1..L is multiplied by k^(L + 1 - l), that of the leaves that match `inputs`
+        by k^(L + 1), and that of all others (final norm, heads) by 1.
+      inputs: the whole paths of what comes before the first block.
     """
 
     pattern: str = ".*"
     role: str = field(default="", metadata={"choices": ("", *ROLES)})
     rate: float = field(default=1.0, metadata={"min": 0})
     decay: float = field(default=1.0, metadata={"min": 0})
+    layer_decay: float = field(default=1.0, metadata={"above": 0, "max": 1})
+    inputs: str = INPUTS
 
     def has(self, path: str, role: str) -> bool:
         return self.role in ("", role) and re.fullmatch(self.pattern, path) is not None
+
+    def is_input(self, path: str) -> bool:
+        return re.fullmatch(self.inputs, path) is not None
 
 
 class Decoupled:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from pretrainx.core import axes, paths
 from pretrainx.core.errors import ConfigError
+from pretrainx.optim import layer_rates
 from pretrainx.optim.algorithms import (
     OPTIMIZERS,
     AdafactorConfig,
@@ -67,6 +70,8 @@ class Optimizer:
                     why=f"{found[0]} has the role {axes.role(self.by_path[found[0]])!r}; roles found: {', '.join(roles)}",
                     do="leave out the role or the pattern, or correct one of them",
                 )
+            if group.layer_decay < 1:
+                layer_rates.check(group, found, self.by_path)
 
     @functools.cached_property
     def by_path(self) -> dict[str, axes.Names]:
@@ -78,12 +83,22 @@ class Optimizer:
         return [number for number, group in enumerate(self.config.groups) if group.has(path, role)]
 
     def multipliers(self, path: str) -> tuple[float, float]:
-        """(learning rate, weight decay) multipliers of one leaf."""
+        """(learning rate, weight decay) multipliers of one leaf, layer-wise rates left out."""
         rate, decay = 1.0, float(axes.role(self.by_path[path]) in self.config.decays)
         for number in self.groups(path):
             group = self.config.groups[number]
             rate, decay = rate * group.rate, decay * group.decay
         return rate, decay
+
+    def rates(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, float | np.ndarray]:
+        """{path: the multiplier of its learning rate}; under layer-wise rates an array that broadcasts along `layers`."""
+        found = {path: self.multipliers(path)[0] for path in shapes}
+        for number, group in enumerate(self.config.groups):
+            if group.layer_decay < 1:
+                chosen = {path: shape for path, shape in shapes.items() if number in self.groups(path)}
+                for path, factor in layer_rates.factors(group, chosen, self.by_path).items():
+                    found[path] = found[path] * factor
+        return found
 
     @functools.cached_property
     def transform(self) -> optax.GradientTransformation:
@@ -103,7 +118,9 @@ class Optimizer:
         return paths.map_leaves(add, updates)
 
     def _scaled(self, updates, params):
-        return paths.map_leaves(lambda path, update: update * self.multipliers(path)[0], updates)
+        rates = self.rates({path: update.shape for path, update in paths.leaves(updates)})
+        scale = lambda path, update: update * jnp.asarray(rates[path], update.dtype)
+        return paths.map_leaves(scale, updates)
 
     def init(self, params: paths.Tree):
         return self.transform.init(params)
@@ -134,9 +151,10 @@ class Optimizer:
         return jax.tree_util.tree_map_with_path(place, state)
 
     def table(self, shapes: dict[str, tuple[int, ...]]) -> list[tuple]:
-        """(path, role, matrix shape, rate multiplier, decay) of every leaf, for printing and for tests."""
+        """(path, role, matrix shape, rate multiplier as `rates` has it, decay) of every leaf, for printing and for tests."""
+        rates = self.rates(shapes)
+        decays = {path: self.multipliers(path)[1] * self.config.weight_decay for path in shapes}
         return [
-            (path, axes.role(names), axes.matrix_shape(names, shapes[path]), rate, decay * self.config.weight_decay)
+            (path, axes.role(names), axes.matrix_shape(names, shapes[path]), rates[path], decays[path])
             for path, names in self.leaves
-            for rate, decay in [self.multipliers(path)]
         ]

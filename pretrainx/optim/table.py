@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from pretrainx.optim import per_layer
 from pretrainx.optim.optimizer import Optimizer
 
@@ -14,8 +16,9 @@ def lines(optimizer: Optimizer, shapes: dict[str, tuple[int, ...]], frozen: froz
     """An aligned table: a header, every leaf in order of its path, the sums.
 
     `shape` is one layer's as a matrix, behind the number of layers; `groups` are the numbers of the config's groups that
-    the leaf is in; `update` is the algorithm, or frozen; `rate` multiplies the learning rate; `decay` is the weight
-    decay before the learning rate; `share` is of all parameters, frozen ones too.
+    the leaf is in; `update` is the algorithm, or frozen; `rate` multiplies the learning rate (of layer-wise rates those of
+    the first and the last layer); `decay` is the weight decay before the learning rate; `share` is of all parameters,
+    frozen ones too.
     """
     counts = {path: math.prod(shapes[path]) for path, _ in optimizer.leaves}
     total = max(sum(counts.values()), 1)
@@ -24,7 +27,7 @@ def lines(optimizer: Optimizer, shapes: dict[str, tuple[int, ...]], frozen: froz
         names = optimizer.by_path[path]
         stack = "".join(f"{shapes[path][index]} x " for index in per_layer.stacks(names))
         groups = ",".join(map(str, optimizer.groups(path))) or "-"
-        numbers = (optimizer.config.algorithm(names, shapes[path]), f"{rate:.6g}", f"{decay:.6g}")
+        numbers = (optimizer.config.algorithm(names, shapes[path]), _rate(rate), f"{decay:.6g}")
         update = ("frozen", "-", "-") if path in frozen else numbers
         rows.append((path, role, f"{stack}{list(matrix)}", groups, *update, *_count(counts[path], total)))
     still = sum(counts[path] for path in counts if path in frozen)
@@ -34,6 +37,12 @@ def lines(optimizer: Optimizer, shapes: dict[str, tuple[int, ...]], frozen: froz
         rows.append(("frozen", *blank, *_count(still, total)))
         rows.append(("all", *blank, *_count(sum(counts.values()), total)))
     return _aligned([HEADER, *rows])
+
+
+def _rate(rate: float | np.ndarray) -> str:
+    """One number, or those of the first and the last layer."""
+    numbers = np.unique(rate)
+    return f"{numbers[0]:.6g}" if len(numbers) == 1 else f"{np.ravel(rate)[0]:.3g} to {np.ravel(rate)[-1]:.3g}"
 
 
 def _count(number: int, total: int) -> tuple[str, str]:

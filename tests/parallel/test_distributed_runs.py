@@ -107,7 +107,8 @@ def test_a_killed_peer_ends_the_other(victim, gang):
     codes = attempt.wait()
     seconds = time.monotonic() - began
     print(f"\nprocess {victim} killed: the other ended by {codes[1 - victim]} after {seconds:.1f} s")
-    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == -signal.SIGABRT
+    # The other hears of it by the heartbeat, and is aborted, or before that by its next sum over processes, an error.
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] in (-signal.SIGABRT, 1), gang.output()
     assert seconds < HEARTBEAT + 5
 
 

@@ -1,0 +1,54 @@
+"""Layer-wise learning rates: the deeper a block lies under the head, the smaller its rate (Clark et al. 2020, section 3.1).
+
+The blocks of a stack are one leaf, so the rates of its layers are an array along `layers`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pretrainx.core import axes
+from pretrainx.core.errors import ConfigError
+from pretrainx.optim.algorithms import Group
+
+WHERE = "config.optimizer.groups"
+
+
+def check(group: Group, found: list[str], by_path: dict[str, axes.Names]) -> None:
+    """ConfigError where none of the leaves found lies in a stack."""
+    if not any("layers" in by_path[path] for path in found):
+        raise ConfigError(
+            "layer_decay without layers",
+            where=WHERE,
+            why=f"of what {group.pattern!r} matches ({found[0]} and {len(found) - 1} more) nothing is a stack of equal blocks",
+            do="give groups of `rate` to the stages by their paths, or let the pattern match a stack",
+        )
+
+
+def factors(
+    group: Group, shapes: dict[str, tuple[int, ...]], by_path: dict[str, axes.Names]
+) -> dict[str, float | np.ndarray]:
+    """{path: multiplier} of the group's leaves; float64[L] with ones behind it, to broadcast, for those of a stack.
+
+    The depth of the inputs is that of the deepest stack among them.
+    """
+    stacked = {path: by_path[path].index("layers") for path in shapes if "layers" in by_path[path]}
+    depth = max((shapes[path][dimension] for path, dimension in stacked.items()), default=0)
+    found: dict[str, float | np.ndarray] = {}
+    for path, shape in shapes.items():
+        if path in stacked:
+            layers = shape[stacked[path]]
+            along = [layers if dimension == stacked[path] else 1 for dimension in range(len(shape))]
+            found[path] = (group.layer_decay ** np.arange(layers, 0, -1.0)).reshape(along)
+        elif group.is_input(path):
+            if not depth:
+                raise ConfigError(
+                    f"layer_decay of {path}, whose blocks are not trained",
+                    where=WHERE,
+                    why=f"all stacks that {group.pattern!r} matches are frozen, so there is no depth to count",
+                    do="leave out layer_decay, and set the `rate` of this parameter",
+                )
+            found[path] = group.layer_decay ** (depth + 1)
+        else:
+            found[path] = 1.0
+    return found
