@@ -19,7 +19,7 @@ MOMENTUM = dict(momentum=0.99)
 # The objective, the model, the peak of the learning rate, and pictures read in all.
 PARADIGMS = {
     "simclr": (dict(temperature=0.2, views=GREY, **HEAD), RESNET, 2e-3),
-    "moco": (dict(queue=4096, views=GREY, **HEAD, **MOMENTUM), RESNET, 2e-3),
+    "moco": (dict(queue=4096, views=GREY, hidden=128, out=64, **MOMENTUM), RESNET, 2e-3),
     "supervised": (dict(name="classification", augment=GREY), RESNET, 2e-3),
     "supervised_vit": (dict(name="classification", augment=GREY), VIT, 1e-3),
     "mae": (
@@ -51,7 +51,7 @@ def get_config(arg=""):
     else:
         root = "data/fashion-mnist"
         config.data = dict(name="images", source="idx", paths=(f"{root}/train-images-idx3-ubyte.gz",))
-        config.data.test_paths = (f"{root}/t10k-images-idx3-ubyte.gz",)
+        config.data.update(test_paths=(f"{root}/t10k-images-idx3-ubyte.gz",), held_out=0.01)
     config.optimizer = dict(name="adamw", b2=0.99, weight_decay=0.05)
     config.schedule = dict(name="cosine", peak=peak, warmup=5 if smoke else 200)
     config.train = dict(

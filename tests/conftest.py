@@ -1,7 +1,9 @@
-"""Eight simulated devices for every test, and a compilation cache that survives the run."""
+"""Eight simulated devices for every test, a compilation cache that survives the run, settings that make tracing cheap."""
 
+import gc
 import os
 import pathlib
+import zlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Runs started by tests, in this process or another, share the cache.
@@ -9,12 +11,30 @@ CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__fi
 # Tests compile much and run little: compiled without expensive passes they take half the time, with the same results.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
+# Tests trace and lower for most of their time: where each operation was written is a tenth of that, and nobody reads it.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
+gc.set_threshold(100_000, 20, 20)  # jaxprs are many small objects: looking for dead ones took another tenth
+
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)  # writing takes longer than most compile
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(config, items):
+    """PRETRAINX_SHARE=0/2 keeps one half of the tests marked `rotated`, 1/2 the other; groups stay together."""
+    part, parts = map(int, os.environ.get("PRETRAINX_SHARE", "0/1").split("/"))
+
+    def kept(item):
+        group = item.get_closest_marker("xdist_group")
+        name = group.args[0] if group else item.nodeid
+        return item.get_closest_marker("rotated") is None or zlib.crc32(name.encode()) % parts == part
+
+    config.hook.pytest_deselected(items=[item for item in items if not kept(item)])
+    items[:] = filter(kept, items)
 
 
 def pytest_terminal_summary(terminalreporter):

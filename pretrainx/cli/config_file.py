@@ -54,9 +54,14 @@ def load(spec: str, overrides: list[tuple[str, str]] = (), complete: bool = True
         why = f"did you mean {str(path.parent / close[0])!r}?" if close else f"{path.parent} has no file of that name"
         raise ConfigError(f"there is no config file {path}", where="--config", why=why, do="name an existing file")
     values = _from_json(path, argument) if path.suffix == ".json" else _from_python(path, argument)
+    return _resolved(overridden(values, overrides), "config", complete)
+
+
+def overridden(values: dict[str, Any], overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    """The same dict with (dotted key, text) pairs laid over it, as `load` reads them."""
     for key, text in overrides:
         _put(values, key, literal(text))
-    return _resolved(values, "config", complete)
+    return values
 
 
 def literal(text: str) -> Any:

@@ -184,10 +184,12 @@ def _show_pictures(recipe: Recipe, pictures: PreparedImages, step: int, count: i
         names.append(about.classes[labels[number]] if labels is not None else f"number {number}")
         print(f"\nrow {row}: number {number}" + (f", {names[-1]}" if labels is not None else ""))
         print("\n".join(examples.lines(None, batch, observation, row)))
-    seen = [leaf[:count] for leaf in map(np.asarray, jax.tree.leaves(observation.inputs))]
-    seen = [leaf for leaf in seen if leaf.ndim == 4 and leaf.shape[-1] == about.channels]
-    # What the model reads as numbers was normalised.
-    views = [leaf if leaf.dtype == np.uint8 else np.asarray(denormalised(leaf, about)) for leaf in seen]
+    views = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(observation.inputs):
+        leaf = np.asarray(leaf)[:count]
+        if leaf.ndim == 4 and leaf.shape[-1] == about.channels:
+            plain = leaf.dtype == np.uint8 or path[0].key in objective.unit_pictures
+            views.append(leaf if plain else np.asarray(denormalised(leaf, about)))
     save(contact_sheet([batch["image"][:count], *views], names), output)
     print(f"\n{output}: {count} pictures" + (f", each above {len(views)} as the model sees it" if views else ""))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pretrainx.cli.arguments import Arguments, Command, Flag, whole_number
+from pretrainx.core.errors import ConfigError
 
 
 def _eval(arguments: Arguments) -> int:
@@ -11,13 +14,28 @@ def _eval(arguments: Arguments) -> int:
     given = {name: whole_number(arguments, name) for name in ("step", "demonstrations") if name in arguments.flags}
     names = tuple(filter(None, arguments.flags.get("evals", "").split(",")))
     files = {name: arguments.flags[name] for name in ("choices", "demonstrations_from") if name in arguments.flags}
-    return evaluate(arguments.flags["workdir"], names=names, **files, **given)
+    return evaluate(arguments.flags["workdir"], names=names, evals=_changes(arguments), **files, **given)
+
+
+def _changes(arguments: Arguments) -> dict[str, Any]:
+    """The overrides of config.evals. ConfigError for those of anything else: a checkpoint is evaluated as it was trained."""
+    from pretrainx.cli.config_file import overridden
+
+    foreign = [key for key, _ in arguments.overrides if not key.startswith("evals.")]
+    if foreign:
+        raise ConfigError(
+            "only config.evals can be changed for an evaluation",
+            where=", ".join(f"--config.{key}" for key in foreign),
+            why="the rest is the configuration that the checkpoint was trained with",
+            do="leave it out, or give keys such as --config.evals.representations.probe=logistic",
+        )
+    return overridden({}, arguments.overrides).get("evals", {})
 
 
 COMMANDS = (
     Command(
         "eval",
-        "evaluate a checkpoint of a run: print a table, and add it to DIR/evals.jsonl",
+        "evaluate a checkpoint of a run (--config.evals.KEY=VALUE changes how): print a table, and add it to DIR/evals.jsonl",
         _eval,
         (
             Flag("workdir", "the directory of a run, or of an imported model", "DIR", required=True),
@@ -39,5 +57,6 @@ COMMANDS = (
                 "FILE.jsonl",
             ),
         ),
+        overrides=True,
     ),
 )

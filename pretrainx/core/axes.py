@@ -16,6 +16,8 @@ TABLES = ("vocab", "position", "type")
 HEADS = ("vocab", "classes")
 # Of numbers that are added and multiply nothing: a bias per output, or per head and bucket of distances.
 BIASES = (*TOGETHER, "bucket")
+# Rows of a table that is added whole to a picture's tokens, none of them looked up: a bias per place, which is not decayed.
+PLACES = ("place",)
 
 
 def without_layers(names: Names) -> Names:
@@ -29,7 +31,7 @@ def role(names: Names) -> str:
         return "scalar"
     if names == ("norm",):
         return "norm"
-    if set(names) <= set(BIASES) or len(names) == 1:
+    if set(names) <= set(BIASES) or len(names) == 1 or names[0] in PLACES:
         return "bias"
     if names[0] in TABLES:
         return "embedding"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import math
 import re
@@ -49,11 +50,13 @@ class ImageSource:
       names: of each; they contain no machine's directories, and decide the split.
       read: gives those of rising numbers, in their order.
       classes: names of the labels 0, 1, ..., where the source tells them.
+      passed_over: how many files beside them are no pictures by their names.
     """
 
     names: Sequence[str]
     read: Callable[[Sequence[int]], Iterator[Picture]]
     classes: tuple[str, ...] = ()
+    passed_over: int = 0
 
 
 def folder(paths: tuple[str, ...]) -> ImageSource:
@@ -61,7 +64,7 @@ def folder(paths: tuple[str, ...]) -> ImageSource:
 
     A file that lies in a given directory itself, or is given itself, has no label.
     """
-    found = list(files(paths, (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))))
+    found = list(files(paths, SUFFIXES))
 
     def read(numbers):
         for number in numbers:
@@ -72,7 +75,7 @@ def folder(paths: tuple[str, ...]) -> ImageSource:
                 raise DataError("a picture cannot be read", where=str(path), why=str(error), do="mend it") from error
             yield Picture(name.partition("/")[0] if "/" in name else None, content)
 
-    return ImageSource([name for name, _ in found], read)
+    return ImageSource([name for name, _ in found], read, passed_over=sum(1 for _ in files(paths, ("",))) - len(found))
 
 
 def idx(paths: tuple[str, ...]) -> ImageSource:
@@ -123,7 +126,7 @@ def array_record(paths: tuple[str, ...]) -> ImageSource:
     The first record of a file says which. An Example has the picture under IMAGE_KEYS and the label, an integer or text, if
     any, under LABEL_KEYS: so tensorflow-datasets writes them.
     """
-    names, owners = [], []
+    names, owners, plain = [], [], functools.cache(_holds_pictures)
     for name, path in files(paths, array_records.SUFFIXES):
         count = array_records.count(path)
         names += [f"{name}:{number}" for number in range(count)]
@@ -131,9 +134,8 @@ def array_record(paths: tuple[str, ...]) -> ImageSource:
 
     def read(numbers):
         for path, wanted in groupby((owners[number] for number in numbers), key=lambda owner: owner[0]):
-            plain = _holds_pictures(path)
             for record in array_records.records(path, [number for _, number in wanted]):
-                yield Picture(None, record) if plain else _of_example(record)
+                yield Picture(None, record) if plain(path) else _of_example(record)
 
     return ImageSource(names, read)
 

@@ -90,9 +90,12 @@ def _reuse(config: ImageConfig, directory: Path) -> PreparedImages:
 def _make(config: ImageConfig, work: Path, log: Callable[[str], None]) -> None:
     source, test = _sources(config)
     log(f"data: {config.source}, {len(source.names):,} pictures")
+    for each in filter(None, (source, test)):
+        if each.passed_over:
+            log(f"data: {each.passed_over:,} files passed over, which are not named as pictures are")
     chosen = {split: (source, numbers) for split, numbers in _split(config, source.names).items()}
     if test:
-        chosen["test"] = (test, list(range(len(test.names))))
+        chosen["test"] = (test, sorted(range(len(test.names)), key=lambda number: fraction(test.names[number])))
     writers, form = {}, None
     with limited(config.pixel_limit), ThreadPoolExecutor(os.cpu_count()) as pool:
         for split, (of, numbers) in chosen.items():
@@ -145,10 +148,11 @@ def _sources(config: ImageConfig) -> tuple[ImageSource, ImageSource | None]:
 
 
 def _split(config: ImageConfig, names) -> dict[str, list[int]]:
-    """{split: numbers of its pictures, rising}."""
+    """{split: numbers of its pictures}: rising, but what is held out by the hash of its names. Its first so many are looked
+    at and measured, and must not be of one class; training pictures are drawn at random anyway."""
     shares = [fraction(name) for name in names]
     train = [number for number, share in enumerate(shares) if share >= config.held_out]
-    held_out = [number for number, share in enumerate(shares) if share < config.held_out]
+    held_out = sorted(set(range(len(names))) - set(train), key=lambda number: shares[number])
     if not train or not held_out:
         what, do = ("every picture is held out", "lower") if held_out else ("no picture is held out", "raise")
         raise DataError(
@@ -166,7 +170,7 @@ Decoded = tuple[str, Picture, np.ndarray | BadPictureError]
 
 
 def _decoded(config: ImageConfig, source: ImageSource, numbers: list[int], pool) -> Iterator[Decoded]:
-    """(name, picture, its pixels or why there are none), in order."""
+    """(name, picture, its pixels or why there are none), in the order of `numbers`."""
 
     def pixels(picture: Picture) -> np.ndarray | BadPictureError:
         if isinstance(picture.content, BadPictureError):
@@ -176,9 +180,11 @@ def _decoded(config: ImageConfig, source: ImageSource, numbers: list[int], pool)
         except BadPictureError as error:
             return error
 
-    pictures = source.read(numbers)
     for first in range(0, len(numbers), CHUNK):
-        chunk = [(source.names[number], next(pictures)) for number in numbers[first : first + CHUNK]]
+        wanted = numbers[first : first + CHUNK]
+        rising = sorted(wanted)
+        read = dict(zip(rising, source.read(rising), strict=True))
+        chunk = [(source.names[number], read[number]) for number in wanted]
         # Plain arrays cost less than handing them to a thread.
         encoded = any(isinstance(picture.content, bytes) for _, picture in chunk)
         found = (pool.map if encoded else map)(pixels, [picture for _, picture in chunk])

@@ -63,6 +63,11 @@ class PreparedText:
         return tuple(part["name"] for part in self.meta["parts"])
 
     @property
+    def bad_records(self) -> dict[str, int]:
+        """None is skipped: a bad document ends the preparation."""
+        return {}
+
+    @property
     def about(self) -> Vocabulary:
         """What models and objectives are built for."""
         return self.vocabulary

@@ -15,10 +15,10 @@ from pretrainx.core.records import ImageRows
 from pretrainx.data.directory import check_file, damaged, read_description
 from pretrainx.data.rows import Batch, Rows, TrainingRows
 
-KIND, FORMAT = "pictures", 1
+KIND, FORMAT = "pictures", 2
 SPLITS = ("train", "held_out", "test")
 # Named in the fingerprint: a change of what a row is must not pass for the same data.
-TRANSFORMS = ("split-by-name/1", "centre-square-bicubic/1", "shuffle-by-epoch/1")
+TRANSFORMS = ("split-by-name/2", "centre-square-bicubic/1", "shuffle-by-epoch/1")
 
 
 class PictureRows(Rows):
@@ -79,6 +79,8 @@ class HeldOutPictures:
 class PreparedImages:
     """Pictures of a training and a held-out split, and of a test split where the source has one.
 
+    The last two are in the order of the hashes of their names, so that the first so many are of all classes.
+
     Attributes:
       images: their form, the names of classes, and the statistics of the training pixels.
       directory: where the files are.
@@ -105,6 +107,11 @@ class PreparedImages:
     def names(self) -> tuple[str, ...]:
         """The parts' names: pictures are no mixture."""
         return ("",)
+
+    @property
+    def bad_records(self) -> dict[str, int]:
+        """{split: how many of its pictures were skipped}, of splits where some were."""
+        return {split: len(bad) for split in self.splits if (bad := self.meta["splits"][split]["bad"])}
 
     @property
     def splits(self) -> tuple[str, ...]:

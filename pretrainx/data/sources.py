@@ -84,13 +84,18 @@ def _below(root: Path, suffixes: tuple[str, ...], leave_out: frozenset[str] = fr
         directories[:] = [name for name in directories if name not in leave_out and not name.startswith(".")]
         relative = Path(directory).relative_to(root)
         found += [
-            (relative / name).as_posix() for name in files if name.endswith(suffixes) and not name.startswith(".")
+            (relative / name).as_posix()
+            for name in files
+            if name.lower().endswith(suffixes) and not name.startswith(".")
         ]
     return sorted(found)
 
 
 def files(paths: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of every file that `paths` mean; `suffixes` filter directories only. No file comes twice."""
+    """(name, path) of every file that `paths` mean; no file comes twice.
+
+    `suffixes`, in lower case, filter directories only, and match names in any case.
+    """
     seen = set()
     for given in paths:
         for name, path in _meant_by(given, suffixes):

@@ -1,4 +1,4 @@
-"""Whether representations still differ: rank, spread, alignment and uniformity of a set of embeddings, in float64.
+"""Whether representations still differ: rank, spread and uniformity of a set of embeddings, in float64.
 
 Of a fixed set that training never sees, of at least four times as many rows as dimensions: fewer rows have a smaller rank.
 """
@@ -27,11 +27,6 @@ def embedding_std(z: np.ndarray) -> float:
     """The standard deviation of each dimension over rows of length 1, averaged, times sqrt(D): 0 where all rows are equal,
     1 where they point everywhere alike. Chen and He 2021, section 4.1."""
     return float(_unit(z).std(0).mean() * np.sqrt(z.shape[1]))
-
-
-def alignment(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean |x_i - y_i|^2 over positive pairs of rows, brought to length 1: 0 where both are equal. Wang and Isola 2020."""
-    return float(((_unit(x) - _unit(y)) ** 2).sum(1).mean())
 
 
 def uniformity(z: np.ndarray) -> float:

@@ -32,7 +32,5 @@ def contact_sheet(rows: Sequence[np.ndarray], names: Sequence[str], across: int 
             tile = Image.fromarray(np.broadcast_to(each[index], (*each.shape[1:3], 3)))
             sheet.paste(tile.resize((side, side), Image.Resampling.NEAREST), (left, top))
             top += side
-        while len(name) > 1 and font.getlength(name) > width:
-            name = name[:-1]
-        pen.text((left, top), name, fill=(43, 47, 54), font=font)
+        pen.text((left, top), pictures.fitting(name, width, font), fill=pictures.NEUTRAL, font=font)
     return sheet

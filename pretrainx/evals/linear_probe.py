@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from scipy import optimize, special, stats
 
+PROTOCOLS = ("ssl", "moco", "logistic")
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # C of `logistic`, against the sum of the losses
 
 

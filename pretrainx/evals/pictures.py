@@ -88,7 +88,7 @@ def neighbours(
                 colour = NEUTRAL if not column else RIGHT if label == labels[row] else WRONG
                 pen.rectangle((left, top + side, left + side - 1, top + side + 1), fill=colour)
                 name = classes[label] if label < len(classes) else str(label)
-                pen.text((left, top + side + 3), _fitting(name, side, font), fill=colour, font=font)
+                pen.text((left, top + side + 3), fitting(name, side, font), fill=colour, font=font)
     return sheet
 
 
@@ -119,7 +119,8 @@ def _bytes(pictures: np.ndarray) -> np.ndarray:
     return np.round(255 * np.clip(np.nan_to_num(pictures.astype(np.float32)), 0, 1)).astype(np.uint8)
 
 
-def _fitting(name: str, width: int, font) -> str:
+def fitting(name: str, width: int, font) -> str:
+    """As many letters of a name as find room in so many pixels, at least one."""
     while len(name) > 1 and font.getlength(name) > width:
         name = name[:-1]
     return name

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pretrainx.core import random
+from pretrainx.core.errors import ConfigError, nearest
 from pretrainx.core.images import Images
 from pretrainx.evals import collapse, knn, linear_probe, pictures
 from pretrainx.evals.features import LAYER, features, pixels
@@ -19,14 +20,16 @@ from pretrainx.objectives.objective import Objective
 from pretrainx.parallel.rules import Rules
 
 NEIGHBOURS = 5
-MEASURED = 2048  # rows of a split that collapse measures are of
+# Rows of a split that collapse measures are of: four for each dimension where there are so many, since fewer have a smaller
+# rank; at least and at most these.
+MEASURED = (2048, 16384)
 
 
 @dataclass(frozen=True)
 class RepresentationConfig:
     """Attributes:
     knn_k, knn_temperature: of the weighted nearest neighbours; k 0 leaves them out.
-    probe: the protocol of a linear read-out, as `evals/linear_probe.py` describes them; "" is none.
+    probe: the protocol of a linear read-out, as `evals/linear_probe.py` describes them, or several; "" is none.
     probe_epochs: of "ssl" and "moco"; 0: as published. augment: these two see new crops and flips in every epoch.
     labels_per_class: so many labelled pictures of each class, drawn by the seed, are known; 0: all.
     seeds: over so many draws of those, means and 95 % intervals are reported.
@@ -36,7 +39,7 @@ class RepresentationConfig:
 
     knn_k: int = field(default=20, metadata={"min": 0})
     knn_temperature: float = field(default=0.07, metadata={"above": 0})
-    probe: str = field(default="", metadata={"choices": ("", "ssl", "moco", "logistic")})
+    probe: str | tuple[str, ...] = ""
     probe_epochs: int = field(default=0, metadata={"min": 0})
     augment: bool = False
     labels_per_class: int = field(default=0, metadata={"min": 0})
@@ -45,12 +48,28 @@ class RepresentationConfig:
     limit: int = field(default=0, metadata={"min": 0})
     pictures: int = field(default=8, metadata={"min": 0})
 
+    def __post_init__(self):
+        for name in self.probes:
+            if name not in linear_probe.PROTOCOLS:
+                raise ConfigError(
+                    f"unknown protocol {name!r} of a linear read-out",
+                    where="config.evals.representations.probe",
+                    why=nearest(name, linear_probe.PROTOCOLS),
+                    do="name one of " + ", ".join(linear_probe.PROTOCOLS) + ", several as a tuple, or leave it out",
+                )
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The protocols, each once."""
+        given = (self.probe,) if isinstance(self.probe, str) else self.probe
+        return tuple(dict.fromkeys(filter(None, given)))
+
     def described(self) -> list[str]:
         """What is evaluated, in words."""
         neighbours = f"{self.knn_k} nearest neighbours at temperature {self.knn_temperature:g}"
         few = f" with {self.labels_per_class} labels per class" if self.labels_per_class else ""
-        found = (self.knn_k, neighbours + few), (self.probe, f"linear probe {self.probe}" + few)
-        return [text for wanted, text in (*found, (self.pictures, f"{self.pictures} pictures")) if wanted]
+        found = (self.knn_k, neighbours + few), (self.probes, f"linear probe {', '.join(self.probes)}" + few)
+        return [text for wanted, text in (*found, (self.pictures, f"{self.pictures} pictures to look at")) if wanted]
 
 
 @dataclass
@@ -72,35 +91,62 @@ class Representations:
     seed: int = 0
     rows: int = 256
     layer: str = LAYER
+    # (params, extras, rows of training pictures, their features): the bank of the first draw, until the sheet has taken it.
+    _kept: tuple | None = field(default=None, init=False, repr=False)
 
     def __call__(self, params: Any, extras: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """{} when `stop()` became true on the way. Of several draws "<metric>/interval" is half of the 95 % interval."""
-        return self._measured(self._look(params, extras), self.layer, stop)
+
+        def keep(rows: np.ndarray, bank: np.ndarray) -> None:
+            self._kept = params, extras, rows, bank
+
+        return self._measured(self._look(params, extras), self.layer, stop, keep)
 
     def pixels(self) -> dict[str, float]:
         """The same of raw pixels, the floor under every encoder, as layer "pixels"; never with augmentation."""
         return self._measured(lambda images, **_: pixels(images), "pixels", lambda: False)
 
-    def neighbours(self, params: Any, extras: Any, split: str) -> Image.Image:
-        """The first pictures of a split, each with the training pictures nearest to it."""
-        look, (known, labels) = self._look(params, extras), self._limited(self.train, self.config.train_limit)
+    def neighbours(
+        self, params: Any, extras: Any, split: str, stop: Callable[[], bool] = lambda: False
+    ) -> Image.Image | None:
+        """The first pictures of a split, each with the training pictures nearest to it. None when `stop()` became true."""
+        rows = self._drawn(len(self.train[0]), self.config.train_limit)
         images, truth = (each if each is None else each[: self.config.pictures] for each in self.splits[split])
-        found, _ = knn.nearest(look(known), look(images), min(NEIGHBOURS, len(known)))
+        bank = self._bank(params, extras, rows)
+        if stop():
+            return None
+        found, _ = knn.nearest(bank, self._look(params, extras)(images), min(NEIGHBOURS, len(rows)))
+        known, labels = self.train[0], self.train[1]
         if labels is None or truth is None:
-            return pictures.neighbours(images, known[found])
-        return pictures.neighbours(images, known[found], truth, labels[found], self.images.classes)
+            return pictures.neighbours(images, known[rows[found]])
+        return pictures.neighbours(images, known[rows[found]], truth, labels[rows[found]], self.images.classes)
+
+    def _bank(self, params: Any, extras: Any, rows: np.ndarray) -> np.ndarray:
+        """Features of these training pictures: those that were just measured with, where they are the same. They are kept no
+        longer: they hold on to the parameters."""
+        kept, self._kept = self._kept, None
+        if kept and kept[0] is params and kept[1] is extras and np.array_equal(kept[2], rows):
+            return kept[3]
+        return self._look(params, extras)(self.train[0][rows])
 
     def _look(self, params: Any, extras: Any) -> Callable[..., np.ndarray]:
         return functools.partial(features, self.objective, self.rules, params, extras, layer=self.layer, rows=self.rows)
 
-    def _measured(self, look: Callable[..., np.ndarray], layer: str, stop: Callable[[], bool]) -> dict[str, float]:
+    def _measured(
+        self,
+        look: Callable[..., np.ndarray],
+        layer: str,
+        stop: Callable[[], bool],
+        keep: Callable[[np.ndarray, np.ndarray], None] = lambda rows, bank: None,
+    ) -> dict[str, float]:
         values, labelled = {}, {}
         for split, given in self.splits.items():
             images, truth = self._limited(given, self.config.limit)
             z = look(images)
-            measures = collapse.measures(z[:MEASURED])
-            values |= {f"collapse/{name}_{layer}/{split}": value for name, value in measures.items()}
-            if truth is not None and self.train[1] is not None and (self.config.knn_k or self.config.probe):
+            few = z[: min(max(MEASURED[0], 4 * z.shape[1]), MEASURED[1])]
+            measures = collapse.measures(few)
+            values |= {f"collapse/{name}_{layer}_n{len(few)}/{split}": value for name, value in measures.items()}
+            if truth is not None and self.train[1] is not None and (self.config.knn_k or self.config.probes):
                 labelled[split] = z, truth
             if stop():
                 return {}
@@ -109,13 +155,17 @@ class Representations:
             rows, labels = self._known(seed)
             if not np.array_equal(rows, before):  # draws of all pictures are the same one
                 known, before = look(self.train[0][rows]), rows
+                if seed == self.seed:
+                    keep(rows, known)
             for split, (z, truth) in labelled.items():
                 draws.append({})
                 if self.config.knn_k:
                     draws[-1] |= self._neighbours(known, labels, z, truth, layer, split)
-                if self.config.probe:
-                    changed = functools.partial(self._changed, look, self.train[0][rows], seed)
-                    draws[-1] |= self._probe(known, changed, labels, z, truth, layer, split, seed)
+                changed = functools.partial(self._changed, look, self.train[0][rows], seed)
+                for kind in self.config.probes:
+                    draws[-1] |= self._probe(kind, known, changed, labels, z, truth, layer, split, seed)
+                    if stop():
+                        return {}
                 if stop():
                     return {}
         for metric in dict.fromkeys(metric for draw in draws for metric in draw):
@@ -132,8 +182,10 @@ class Representations:
         metric = f"knn/{knn.name(k, temperature, layer)}{self._few}/{split}"
         return {metric: knn.accuracy(known, labels, z, truth, k, temperature)}
 
-    def _probe(self, known, changed, labels, z, truth, layer: str, split: str, seed: int) -> dict[str, float]:
-        kind, epochs = self.config.probe, self.config.probe_epochs
+    def _probe(
+        self, kind: str, known, changed, labels, z, truth, layer: str, split: str, seed: int
+    ) -> dict[str, float]:
+        epochs = self.config.probe_epochs
         augmented = self.config.augment and kind != "logistic" and layer != "pixels"
         metric = f"probe/{linear_probe.name(kind, layer, augmented, epochs)}{self._few}/{split}"
         classes = max(len(self.images.classes), int(max(labels.max(), truth.max())) + 1)
@@ -157,5 +209,10 @@ class Representations:
         images, labels = given
         if not limit or len(images) <= limit:
             return images, labels
-        rows = np.sort(np.random.default_rng(self.seed).choice(len(images), limit, replace=False))
+        rows = self._drawn(len(images), limit)
         return images[rows], None if labels is None else labels[rows]
+
+    def _drawn(self, count: int, limit: int) -> np.ndarray:
+        if not limit or count <= limit:
+            return np.arange(count)
+        return np.sort(np.random.default_rng(self.seed).choice(count, limit, replace=False))

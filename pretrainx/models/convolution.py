@@ -27,7 +27,7 @@ class Convolution(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         window, shape = self.window, (self.window, self.window, x.shape[-1], self.features)
         initial = nn.initializers.normal((2 / (window * window * self.features)) ** 0.5)
-        boxed = nn.with_logical_partitioning(initial, ("window", "window", "channels", "features"))
+        boxed = nn.with_logical_partitioning(initial, (None, None, "channels", "features"))
         # Stored in shards and gathered where it is used: partitioned by channels, its gradient came out wrong.
         kernel = constrain(self.param("kernel", boxed, shape, self.precision.params), None, None, None, None)
         return constrain(convolve(x, kernel, self.stride, self.precision), "batch", None, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from pretrainx.models.heads import MlpHead
@@ -13,6 +14,8 @@ from pretrainx.parallel.rules import constrain
 
 class DinoHead(nn.Module):
     """[B, D] -> float32 or wider [B, K], the cosines of the bottleneck with each of K prototypes.
+
+    The MLP has GELUs and starts from a normal of deviation 0.02 and biases 0, as released heads were trained.
 
     Prototypes are columns of prototypes/kernel [bottleneck, K], divided by their length here: a weight-normed layer whose gains
     stay 1. What scales a column, such as decay, changes nothing.
@@ -30,7 +33,7 @@ class DinoHead(nn.Module):
 
     def setup(self):
         bias = self.norm == "none"
-        self.mlp = MlpHead(self.widths, self.norm, "none", bias, self.precision)
+        self.mlp = MlpHead(self.widths, self.norm, "none", bias, self.precision, activation="gelu", std=0.02)
         self.columns = Prototypes(self.widths[-1], self.prototypes, self.precision, name="prototypes")
 
     def __call__(self, x: jax.Array, valid: jax.Array | None = None, train: bool = False) -> jax.Array:
@@ -48,4 +51,4 @@ class Prototypes(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         initial = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("features", "classes"))
         kernel = self.param("kernel", initial, (self.width, self.count), self.precision.params)
-        return x @ unit(kernel, 0)
+        return jnp.matmul(x, unit(kernel, 0), precision="highest")

@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from pretrainx.models.batch_norm import BatchNorm
-from pretrainx.models.layers import Linear, Precision
+from pretrainx.models.layers import ACTIVATIONS, Linear, Precision
 from pretrainx.parallel.rules import constrain
 
 NORMS = ("none", "batch")
@@ -14,7 +14,7 @@ LAST_NORMS = ("none", "plain", "scale", "full")
 
 
 class MlpHead(nn.Module):
-    """Dense layers with a norm and a ReLU between them, and a norm after the last: [B, D] -> [B, widths[-1]].
+    """Dense layers with a norm and an activation between them, and a norm after the last: [B, D] -> [B, widths[-1]].
 
     SimCLR's is (2048, 128) of norm "batch", last_norm "scale", no bias; MoCo 2's (2048, 128) of norm "none" with biases.
 
@@ -22,7 +22,10 @@ class MlpHead(nn.Module):
       widths: of the layers' outputs.
       norm: after all layers but the last: "batch" or "none".
       last_norm: BatchNorm after the last: "none", "plain" (neither factors nor summands), "scale" (factors only) or "full".
-      bias: of the dense layers.
+      bias: of the dense layers; last_bias: of the last one, where the others have none.
+      activation: between the layers.
+      std: of a normal start; 0 is torch's, uniform within 1 / sqrt(inputs): so heads without norms keep the scale of what they
+        read.
       group: rows that share BatchNorm's statistics, 0 is all; momentum, epsilon: BatchNorm's.
     """
 
@@ -34,6 +37,9 @@ class MlpHead(nn.Module):
     group: int = 0
     momentum: float = 0.9
     epsilon: float = 1e-5
+    last_bias: bool = False
+    activation: str = "relu"
+    std: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, valid: jax.Array | None = None, train: bool = False) -> jax.Array:
@@ -44,10 +50,10 @@ class MlpHead(nn.Module):
         for index, width in enumerate(self.widths):
             last = index == len(self.widths) - 1
             kind = self.last_norm if last else {"none": "none", "batch": "full"}[self.norm]
-            # torch's start, uniform within 1 / sqrt(inputs): heads without norms keep the scale of what they read.
-            std = (3 * x.shape[-1]) ** -0.5
+            std, law = (self.std, "normal") if self.std else ((3 * x.shape[-1]) ** -0.5, "uniform")
+            bias = self.bias or last and self.last_bias
             inputs, outputs = (("embed", x.shape[-1]),), (("features", width),)
-            x = Linear(inputs, outputs, std, self.bias, self.precision, law="uniform", name=f"dense_{index}")(x)
+            x = Linear(inputs, outputs, std, bias, self.precision, law=law, name=f"dense_{index}")(x)
             if kind != "none":
                 scale, bias = kind != "plain", kind == "full"
                 norm = BatchNorm(
@@ -55,7 +61,7 @@ class MlpHead(nn.Module):
                 )
                 x = norm(x, valid, train)
             # Whole on each device: left spread by the kernel's columns, gradients of the heads behind it came out wrong.
-            x = constrain(x if last else nn.relu(x), "batch", None)
+            x = constrain(x if last else ACTIVATIONS[self.activation](x), "batch", None)
         return x
 
 

@@ -54,3 +54,9 @@ def variables(model: nn.Module, key: jax.Array, *args) -> tuple[Tree, Tree]:
     """(parameters, running statistics or {}), boxed, of a model that is called with these arguments."""
     found = model.init(key, *args)
     return found["params"], found.get(STATISTICS, {})
+
+
+def hidden(backbone: nn.Module, params: Tree, images: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """[B, 1 + n, D], what the heads of a backbone of patches read of whole pictures [B, S, S, C]."""
+    apply = lambda method, *args: backbone.apply({"params": params}, *args, method=method)
+    return apply("hidden", apply("blocks", apply("embed", images, keys), keys))

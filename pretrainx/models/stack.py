@@ -128,8 +128,8 @@ class StackConfig:
     def mlp_size(self) -> int:
         return self.mlp_width or 4 * self.width
 
-    def spread(self, depth: int) -> Spread:
-        """Standard deviations of a block's matrices in a stack of `depth` blocks."""
+    def spread(self, depth: int, layer: jax.Array | int = 0) -> Spread:
+        """Standard deviations of the matrices of block number `layer` (from 0; may be traced) in a stack of `depth` blocks."""
         if self.initial == "fan_in":  # T5's rule: without 1 / sqrt(K) in the scores, queries start that much smaller
             to_heads, of_heads = self.width**-0.5, (self.heads * self.head_size) ** -0.5
             query = to_heads if self.scaled_attention else to_heads * self.head_size**-0.5
@@ -219,7 +219,7 @@ class Block(nn.Module):
         Returns (x, None), or with a cache (x, (cache, memory)).
         """
         config, precision = self.config, self.precision
-        spread, decoding = config.spread(self.depth), cache is not None
+        spread, decoding = config.spread(self.depth, layer), cache is not None
 
         def attend(y):
             nonlocal cache

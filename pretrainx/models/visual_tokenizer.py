@@ -193,10 +193,11 @@ class VisualTokenizer(nn.Module):
         return from_interior(jax.nn.sigmoid(place))
 
     def first_codebook(self, key: jax.Array):
-        """A boxed random codebook [K, c], or None of the kind "logits"."""
+        """A boxed random codebook [K, c] in float32 or wider, as running means must be; None of the kind "logits"."""
         if self.config.kind == "logits":
             return None
-        codes = jax.random.normal(key, (self.config.codes, self.config.code_width), self.precision.params)
+        dtype = jnp.promote_types(self.precision.params, jnp.float32)
+        codes = jax.random.normal(key, (self.config.codes, self.config.code_width), dtype)
         return boxed(unit_length(codes) if self.config.normalise else codes, "vocab", None)
 
     def __call__(self, images: jax.Array) -> jax.Array:

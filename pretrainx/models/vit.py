@@ -39,6 +39,8 @@ class VitConfig(StackConfig):
       norm_first: norms at the input of each branch and once at the end.
       initial: "truncated" or whole "normal" of initial_std, or "xavier": uniform by a matrix's inputs and outputs (MAE).
       mask_token: there is a learned token for hidden patches (BEiT).
+      smaller_residual: what block l = 1..L adds starts smaller: the matrices out of its attention and its MLP are divided by
+        sqrt(2 l) (BEiT); not with "xavier".
     """
 
     norm_epsilon: float = field(default=1e-6, metadata={"above": 0})
@@ -54,6 +56,7 @@ class VitConfig(StackConfig):
     norm_first: bool = True
     initial: str = field(default="truncated", metadata={"choices": INITIAL})
     mask_token: bool = False
+    smaller_residual: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,14 +82,22 @@ class VitConfig(StackConfig):
                 f"got {self.width}",
                 "choose a multiple of 4",
             ),
+            (
+                self.smaller_residual and self.initial == "xavier",
+                "matrices that start by their inputs and outputs are not divided",
+                "config.model.smaller_residual",
+                "initial is 'xavier'",
+                "--config.model.smaller_residual=False, or --config.model.initial=truncated",
+            ),
         ):
             if wrong:
                 raise ConfigError(what, where=where, why=why, do=do)
 
-    def spread(self, depth: int) -> Spread:
+    def spread(self, depth: int, layer: jax.Array | int = 0) -> Spread:
         if self.initial != "xavier":
             std = self.initial_std
-            return Spread(std, std, std, std, std, self.initial)
+            out = std / (2 * (layer + 1)) ** 0.5 if self.smaller_residual else std
+            return Spread(std, std, out, std, out, self.initial)
         queries, keys = self.heads * self.head_size, self.shared_heads * self.head_size
         mlp = xavier(self.width, self.mlp_size)
         return Spread(
@@ -136,7 +147,7 @@ class PatchBias(nn.Module):
 
 
 class LearnedTable(nn.Module):
-    """A row [D] per token."""
+    """A row [D] per token, added to it. Its role is a bias: such tables are not decayed."""
 
     rows: int
     width: int
@@ -146,7 +157,7 @@ class LearnedTable(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        initial = nn.with_logical_partitioning(LAWS[self.law](self.std), ("position", "embed"))
+        initial = nn.with_logical_partitioning(LAWS[self.law](self.std), ("place", "embed"))
         return self.param("table", initial, (self.rows, self.width), self.precision.params)
 
 

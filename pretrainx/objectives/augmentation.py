@@ -212,8 +212,10 @@ class AugmentConfig:
             limits = f"two numbers above {above}" + (f", at most {most}" if most is not None else "")
             raise _problem(name, f"{value} is no range", f"{limits}, the smaller one first")
 
-    def build(self, images: Images) -> Augmentation:
-        """The setting with what differs, its size resolved for pictures of this set."""
+    def build(self, images: Images, section: str = "augment") -> Augmentation:
+        """The setting with what differs, its size resolved for pictures of this set; `section` of config.objective is what
+        errors name."""
+        where = f"config.objective.{section}"
         setting = SETTINGS[self.name]
         own = {each.name for each in dataclasses.fields(self)} - {"name", "size"}
         given = {name: getattr(self, name) for name in own if getattr(self, name) not in (-1, (), "")}
@@ -223,11 +225,16 @@ class AugmentConfig:
         built = dataclasses.replace(setting, size=size, **given)
         side = built.blur_side or blur.side_of(size)
         if self.jitter and not built.jitter_probability:
-            raise _problem("jitter", f"the chance of jitter is 0 in {self.name!r}", "give jitter_probability too")
+            raise _problem(
+                "jitter", f"the chance of jitter is 0 in {self.name!r}", "give jitter_probability too", where
+            )
         if built.blur and side // 2 >= size:
-            raise _problem("blur_side", f"a kernel of {side} pixels for pictures of {size}", f"at most {2 * size - 1}")
+            raise _problem(
+                "blur_side", f"a kernel of {side} pixels for pictures of {size}", f"at most {2 * size - 1}", where
+            )
         return built
 
 
-def _problem(name: str, why: str, do: str) -> ConfigError:
-    return ConfigError(f"no augmentation has such a {name}", where=f"config.objective.augment.{name}", why=why, do=do)
+def _problem(name: str, why: str, do: str, where: str = "AugmentConfig") -> ConfigError:
+    """Of a config that is read the reader knows the section, and puts it in the place of `where`."""
+    return ConfigError(f"no augmentation has such a {name}", where=f"{where}.{name}", why=why, do=do)

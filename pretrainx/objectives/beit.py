@@ -15,11 +15,23 @@ from pretrainx.core.records import ImageRows, Observation, Term
 from pretrainx.models import sizes_vision, visual_tokenizer
 from pretrainx.models.beit import TokenPredictor
 from pretrainx.models.layers import Precision
-from pretrainx.objectives import cross_entropy, masking, pixels
+from pretrainx.objectives import crops, cross_entropy, masking, pixels
 from pretrainx.objectives.augmentation import Augmentation, AugmentConfig
 from pretrainx.objectives.block_masks import block_mask
-from pretrainx.objectives.mae import masked_vit, whole
+from pretrainx.objectives.mae import masked_vit
 from pretrainx.objectives.objective import Objective, check_outputs
+
+
+@dataclass(frozen=True)
+class TokenizerNetwork:
+    """What builds the network of a visual tokenizer: sections of the run that trained it, and the pictures that it knows."""
+
+    images: Images
+    model: visual_tokenizer.VisualTokenizerConfig = visual_tokenizer.VisualTokenizerConfig()
+    precision: Precision = Precision()
+
+    def build(self) -> nn.Module:
+        return self.model.build(self.images, self.precision)
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,9 @@ class BeitConfig:
     """The section `config.objective` of this paradigm; `config.model` is a ViT with a mask token.
 
     Attributes:
-      tokenizer: workdir of the run that trained the visual tokenizer.
+      tokenizer: workdir of the run that trained the visual tokenizer. It is read when the run starts; its weights are in every
+        checkpoint from then on.
+      network: of that tokenizer; filled in when the run starts, whatever is given.
       clusters: without such a run: tokens are the nearest of so many k-means centres of patches, found when the run starts. No
         network makes them; a floor to hold tokenizers against, and what tests use.
       mask_count: how many patches are hidden at most; 0 is round(mask_share n).
@@ -38,6 +52,7 @@ class BeitConfig:
     """
 
     tokenizer: str = ""
+    network: TokenizerNetwork | None = None
     clusters: int = field(default=0, metadata={"min": 0})
     mask_count: int = field(default=0, metadata={"min": 0})
     mask_share: float = field(default=75 / 196, metadata={"above": 0, "below": 1})
@@ -122,6 +137,7 @@ class Beit(Objective):
     config: BeitConfig = BeitConfig()
 
     terms = (Term("nll"),)
+    unit_pictures = ("cells",)
 
     @property
     def reads(self):
@@ -211,14 +227,14 @@ class Beit(Objective):
         check_outputs(names, self.output_names)
         run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
         picture = pixels.unit(inputs["image"])
-        image = pixels.normalised(whole(picture, self.augmentation.size), self.images)
+        image = pixels.normalised(crops.whole(picture, self.augmentation.size), self.images)
         rows, found, asked = image.shape[0], {}, {*names}
         if {"features", "hidden"} & asked:
-            keys = jax.random.split(key, rows) if train else None
+            keys = jax.random.split(key, rows) if train and key is not None else None
             found["hidden"] = run("hidden", image, None, keys)
             found["features"] = run("pooled", found["hidden"])
         if {"targets", "reconstruction"} & asked:
-            found["targets"] = self.targets(extras, whole(picture, self.cells_side))
+            found["targets"] = self.targets(extras, crops.whole(picture, self.cells_side))
         if {"hidden_patches", "logits", "reconstruction"} & asked:
             masked = inputs.get("masked")
             if masked is None:

@@ -13,15 +13,14 @@ from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.augmentation import AugmentConfig
 from pretrainx.objectives.collapse import embedding_metrics
 from pretrainx.objectives.contrastive import (
-    OverSteps,
     Taught,
     averaged,
     check_model,
     cosine,
     head,
-    length_of,
     same_size,
 )
+from pretrainx.objectives.over_steps import OverSteps
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class ByolConfig(OverSteps):
     def build(self, model, images: Images, precision: Precision) -> Byol:
         """`model` is the section `config.model`."""
         check_model(model)
-        momentum = Cosine(self.momentum, 1.0, length_of(self.momentum_steps))
-        views = self.first.build(images), self.second.build(images)
+        momentum = Cosine(self.momentum, 1.0, self.length("momentum_steps"))
+        views = self.first.build(images, "first"), self.second.build(images, "second")
         same_size(*views)
         made = lambda: head((*self.hidden, self.out), self.head_norm, "none", precision)
         network = Siamese(model.build(images, precision, views[0].size), made(), made())

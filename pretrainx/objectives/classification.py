@@ -13,11 +13,10 @@ from pretrainx.core.records import ImageRows, Observation, Term
 from pretrainx.models import sizes_vision
 from pretrainx.models.heads import Classifier
 from pretrainx.models.layers import Precision, wide
-from pretrainx.models.siamese import run, variables
-from pretrainx.objectives import cross_entropy, pixels
+from pretrainx.models.siamese import hidden, run, variables
+from pretrainx.objectives import crops, cross_entropy, pixels
 from pretrainx.objectives.augmentation import Augmentation, AugmentConfig
 from pretrainx.objectives.contrastive import check_model, statistics
-from pretrainx.objectives.mae import whole
 from pretrainx.objectives.objective import Objective, check_outputs
 
 
@@ -122,12 +121,10 @@ class Classification(Objective):
         inputs: {"image": bytes[B, S, S, C], or floats in [0, 1]}, seen whole, at the size of training. BatchNorm uses its
         running statistics, with `train` too, which switches dropout on.
         """
-        backbone = self.model.backbone
         check_outputs(names, self.output_names)
-        images = pixels.normalised(whole(pixels.unit(inputs["image"]), self.size), self.images)
+        images = pixels.normalised(crops.whole(pixels.unit(inputs["image"]), self.size), self.images)
         keys = jax.random.split(key, len(images)) if train and key is not None else None
         found, _ = run(self.model, params, extras.get("batch_stats", {}), images, keys=keys, train=False)
         if "hidden" in names:
-            apply = lambda method, *args: backbone.apply({"params": params["backbone"]}, *args, method=method)
-            found["hidden"] = apply("hidden", apply("blocks", apply("embed", images, keys), keys))
+            found["hidden"] = hidden(self.model.backbone, params["backbone"], images, keys)
         return {name: found[name] for name in names}

@@ -49,7 +49,8 @@ def moved(
     all codes are dead: so the codebook starts from data.
 
     Args:
-      state: {"counts": [K], "sums": [K, c], "codebook": [K, c]}.
+      state: {"counts": N_k [K], "sums": m_k [K, c], "codebook": [K, c]; "used": [K], the running mean of n_k, which
+        revival does not touch}, float32 or wider.
       counts, sums: n_k and the sums, of this batch.
       fresh: (vectors [M, c] of the batch, valid bool[M]).
       normalise: codes have length 1.
@@ -72,6 +73,7 @@ def moved(
         "counts": jnp.where(dead, 2 * least, counts_after),
         "sums": jnp.where(dead[:, None], 2 * least * chosen, sums_after),
         "codebook": jnp.where(dead[:, None], chosen, found),
+        "used": blend("used", counts),
     }
 
 

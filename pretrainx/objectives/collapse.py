@@ -24,7 +24,8 @@ def embedding_metrics(z1: jax.Array, z2: jax.Array, valid: jax.Array) -> dict[st
       embedding_std: standard deviation per dimension over pictures (of z1), averaged, times sqrt(d): 0 is collapsed, 1
         isotropic (Chen & He 2021, section 4.1).
       embedding_rank: (tr C)^2 / |C|^2 of the covariance C of z1, the number of directions in use, divided by the largest that
-        it could be, min(d, n - 1): a share that a small batch does not pull down.
+        it could be, min(d, n - 1): a share that a small batch does not pull down. This participation ratio is not RankMe
+        (`evals.collapse`): it is centred, and needs no singular values.
       alignment: mean of |z1 - z2|^2 over pictures; uniformity: ln of the mean over pairs i != j of z1 of exp(-2 |zi - zj|^2)
         (Wang & Isola 2020). Collapsed: 0 and 0; on a large sphere uniformity tends to -4.
 
@@ -38,11 +39,11 @@ def embedding_metrics(z1: jax.Array, z2: jax.Array, valid: jax.Array) -> dict[st
     centred = (z1 - (real * z1).sum(0) / count) * real
     variances = (centred * centred).sum(0) / count
     spread, total = jnp.sqrt(variances).mean() * width**0.5, variances.sum()
-    product = centred @ centred.T if len(z1) < width else centred.T @ centred
+    product = _product(centred, centred.T) if len(z1) < width else _product(centred.T, centred)
     size = (product * product).sum() / count**2  # |C|^2, from the smaller of the two products
     directions = total**2 / jnp.where(total > NOTHING, size, 1)
     rank = jnp.where(total > NOTHING, directions / jnp.clip(rows - 1, 1, width), 0)
-    apart = 2 - 2 * z1 @ z1.T
+    apart = 2 - 2 * _product(z1, z1.T)
     other = real * real.T * (1 - jnp.eye(len(z1), dtype=z1.dtype))
     likeness = (other * jnp.exp(-2 * apart)).sum() / jnp.maximum(other.sum(), 1)
     values = {
@@ -52,3 +53,7 @@ def embedding_metrics(z1: jax.Array, z2: jax.Array, valid: jax.Array) -> dict[st
         "uniformity": jnp.log(jnp.where(likeness > 0, likeness, 1)),
     }
     return {name: Mean(value * rows, rows) for name, value in values.items()}
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision="highest")

@@ -1,7 +1,8 @@
 """Colours of a picture [H, W, C] in [0, 1], by torchvision's formulas for float tensors, each clipped to [0, 1].
 
-Hue and solarize are dm-pix's, which has the same formulas there. (Its brightness adds, its contrast takes the mean of each
-channel and its saturation is HSV's, so these are written here.) Pictures of one channel have neither hue nor saturation:
+`jitter` folds brightness, contrast and saturation into one blend, `_blended`: the functions of these names say what each is by
+itself. Hue and solarize are dm-pix's, which has the same formulas there. (Its brightness adds, its contrast takes the mean of
+each channel and its saturation is HSV's, so these are written here.) Pictures of one channel have neither hue nor saturation:
 `saturation`, `hue` and `grayscale` do nothing to them.
 
 Everywhere `axis` is the channels', -1 or 0. Random pictures are made with 0: whole planes are what a CPU can vectorise.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
@@ -17,7 +17,7 @@ from pretrainx.models import sizes_vision
 from pretrainx.models.heads import MlpHead
 from pretrainx.models.layers import Precision, wide
 from pretrainx.models.resnet import ResNetConfig
-from pretrainx.models.siamese import Siamese, run, variables
+from pretrainx.models.siamese import Siamese, hidden, run, variables
 from pretrainx.models.unit import unit
 from pretrainx.models.vit import VitConfig
 from pretrainx.objectives import crops, cross_entropy, pixels
@@ -76,14 +76,17 @@ def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def averaged(teacher: paths.Tree, params: paths.Tree, momentum) -> paths.Tree:
-    """momentum x teacher + (1 - momentum) x the parameters at the teacher's paths, leaf by leaf, in the teacher's dtype."""
+    """momentum x teacher + (1 - momentum) x the parameters at the teacher's paths, leaf by leaf, in the teacher's dtype (which
+    `teacher_of` made float32 or wider)."""
     move = lambda old, new: (momentum * wide(old) + (1 - momentum) * wide(new)).astype(old.dtype)
     return jax.tree.map(move, teacher, paths.restrict(params, like=teacher))
 
 
 def teacher_of(params: paths.Tree) -> paths.Tree:
-    """A copy of what a teacher has of the trained network: all but the predictor."""
-    return jax.tree.map(jnp.copy, {name: value for name, value in params.items() if name != "predictor"})
+    """A copy of what a teacher has of the trained network: all but the predictor. In float32 or wider: in bfloat16 a running
+    average with a momentum above 0.998 would stand still."""
+    kept = {name: value for name, value in params.items() if name != "predictor"}
+    return jax.tree.map(lambda x: jnp.copy(wide(x)), kept)
 
 
 def statistics(name: str, stats: paths.Tree) -> dict[str, paths.Tree]:
@@ -108,6 +111,7 @@ class Views(Objective):
     augmentations: tuple[Augmentation, ...]
 
     scored: ClassVar[tuple[int, ...]] = ()
+    passes = (1,)  # how many views of each row go through the network at once, pass by pass
 
     @property
     def reads(self):
@@ -180,30 +184,26 @@ class Views(Objective):
         running statistics, with `train` too, which switches dropout on.
         """
         check_outputs(names, self.output_names)
-        images = pixels.normalised(jax.vmap(self._whole)(inputs["image"]), self.images)
+        images = pixels.normalised(crops.whole(pixels.unit(inputs["image"]), self.size), self.images)
         keys = jax.random.split(key, len(images)) if train and key is not None else None
         stats, found = extras.get("batch_stats", {}), {}
         if {"features", "projection"} & {*names}:
             found = run(self.model, params, stats, images, keys=keys, train=False)[0]
         if "hidden" in names:
-            backbone, own = self.model.backbone, params["backbone"]
-            apply = lambda method, *args: backbone.apply({"params": own}, *args, method=method)
-            found = found | {"hidden": apply("hidden", apply("blocks", apply("embed", images, keys), keys))}
+            found = found | {"hidden": hidden(self.model.backbone, params["backbone"], images, keys)}
         return {name: found[name] for name in names}
-
-    def _whole(self, image: jax.Array) -> jax.Array:
-        """One picture in [0, 1], brought to the size that the network sees."""
-        image, (height, width, _) = pixels.unit(image), image.shape
-        if (height, width) == (self.size, self.size):
-            return image
-        return jnp.clip(crops.resized_crop(image, (0, 0, height, width), self.size, "bicubic"), 0, 1)
 
     def flops_per_view(self, size: int = 0) -> float:
         """FLOPs of one view's forward and backward pass through the backbone; heads are not counted."""
         return sizes_vision.flops_per_image(self.model.backbone.config, self.images, size or self.size)
 
+    @property
+    def student_sees(self) -> tuple[Augmentation, ...]:
+        """The views that go through the trained network."""
+        return self.augmentations
+
     def flops_per_row(self):
-        return sum(self.flops_per_view(augment.size) for augment in self.augmentations)
+        return sum(self.flops_per_view(augment.size) for augment in self.student_sees)
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,14 @@ class Taught(Views):
     def momentum_at(self, step):
         return self.momentum(step) if callable(self.momentum) else self.momentum
 
+    @property
+    def teacher_sees(self) -> tuple[Augmentation, ...]:
+        """The views that go through the teacher."""
+        return self.augmentations
+
     def flops_per_row(self):
-        return super().flops_per_row() * 4 / 3  # the teacher's forward pass is a third of forward and backward
+        taught = sum(self.flops_per_view(augment.size) for augment in self.teacher_sees)
+        return super().flops_per_row() + taught / 3  # a forward pass is a third of forward and backward
 
 
 # Building an objective from the sections of a config.
@@ -264,26 +270,7 @@ def same_size(first: Augmentation, second: Augmentation) -> None:
         )
 
 
-def head(widths: tuple[int, ...], norm: str, last: str, precision: Precision, bias: bool = False) -> MlpHead:
+def head(widths: tuple[int, ...], norm: str, last: str, precision: Precision, last_bias: bool = False) -> MlpHead:
     """A projector or predictor; without BatchNorm (`norm` "none") its last one is left out too, and denses have biases."""
-    return MlpHead(widths, norm, last if norm == "batch" else "none", bias or norm == "none", precision)
-
-
-def length_of(momentum_steps: int) -> int:
-    """The length of a momentum's schedule; ConfigError where nobody gave it."""
-    if not momentum_steps:
-        raise ConfigError(
-            "the momentum of the teacher rises over the run, whose length is not known here",
-            where="config.objective.momentum_steps",
-            why="it is 0",
-            do="set it to config.train.steps",
-        )
-    return momentum_steps
-
-
-class OverSteps:
-    """A config whose schedules last as long as the run, unless it says otherwise."""
-
-    def over(self, steps: int):
-        """This config for a run of so many steps."""
-        return replace(self, momentum_steps=self.momentum_steps or steps)
+    last_norm = last if norm == "batch" else "none"
+    return MlpHead(widths, norm, last_norm, norm == "none", precision, last_bias=last_bias)

@@ -68,6 +68,15 @@ def resized_crop(
     return jnp.moveaxis(jnp.einsum("cpw,ow->cpo", tall, columns, precision=exact), 0, -1)
 
 
+def whole(pictures: jax.Array, size: int) -> jax.Array:
+    """Pictures [B, H, W, C] in [0, 1] as they are, resampled where their side is another than `size`."""
+    _, height, width, _ = pictures.shape
+    if (height, width) == (size, size):
+        return pictures
+    resample = lambda picture: resized_crop(picture, (0, 0, height, width), size, "bicubic")
+    return jnp.clip(jax.vmap(resample)(pictures), 0, 1)
+
+
 def random_box(
     key: jax.Array,
     height: int,
@@ -106,13 +115,3 @@ def _central(height: int, width: int, aspect: tuple[float, float]) -> tuple[int,
     if ratio > aspect[1]:
         return height, round(height * aspect[1])
     return height, width
-
-
-def flip(key: jax.Array, image: jax.Array, chance: float = 0.5) -> jax.Array:
-    """The picture, or with this chance its mirror image (left and right change places)."""
-    return jnp.where(happens(key, chance), image[:, ::-1], image)
-
-
-def happens(key: jax.Array, chance: float) -> jax.Array:
-    """A bool that is True with this chance."""
-    return jax.random.uniform(key, (), jnp.float32) < chance

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,10 @@ from pretrainx.models.layers import Precision, wide
 from pretrainx.models.siamese import Siamese
 from pretrainx.models.vit import VitConfig
 from pretrainx.objectives import cross_entropy
-from pretrainx.objectives.augmentation import AugmentConfig
+from pretrainx.objectives.augmentation import Augmentation, AugmentConfig
 from pretrainx.objectives.collapse import embedding_metrics
-from pretrainx.objectives.contrastive import OverSteps, Taught, averaged, check_model, length_of, same_size, statistics
+from pretrainx.objectives.contrastive import Taught, averaged, check_model, same_size, statistics
+from pretrainx.objectives.over_steps import OverSteps
 
 GLOBAL = 2  # crops that the teacher sees too
 
@@ -33,12 +35,13 @@ class DinoConfig(OverSteps):
       prototypes: K outputs of the head; hidden: widths of its MLP, bottleneck: of the MLP's result.
       head_norm: "batch" puts BatchNorm into the head.
       student_temperature, teacher_temperature: of the two softmaxes; the teacher's starts at `first_temperature` and rises
-        linearly over `temperature_steps` (30 epochs there); 0: it is constant.
+        linearly over `temperature_steps` (0: 30 % of the run; 30 epochs there). With both equal it is constant.
       momentum: of the teacher at the start; half a cosine takes it to 1 over `momentum_steps` (0: the run's length).
       centre_momentum: of the running mean of the teacher's outputs that is taken from them.
       frozen_steps: for so many steps the prototypes have no gradient (one epoch there).
       local_crops: small crops, seen by the student alone.
-      first, second, local: how crops are made. A smaller `local.size` makes them cheap.
+      first, second, local: how crops are made. A smaller `local.size` makes them cheap; by default it is the size of
+        `dino_local`, rounded to whole patches of a ViT.
     """
 
     prototypes: int = field(default=65536, metadata={"min": 2})
@@ -58,24 +61,18 @@ class DinoConfig(OverSteps):
     second: AugmentConfig = AugmentConfig("dino_global_second")
     local: AugmentConfig = AugmentConfig("dino_local")
 
+    lasting: ClassVar = (("momentum_steps", 1.0), ("temperature_steps", 0.3))
+
     def build(self, model, images: Images, precision: Precision) -> Dino:
         """`model` is the section `config.model`."""
         check_model(model)
-        first, second, local = (each.build(images) for each in (self.first, self.second, self.local))
+        first, second = self.first.build(images, "first"), self.second.build(images, "second")
         same_size(first, second)
-        if isinstance(model, VitConfig) and model.positions == "relative" and local.size != first.size:
-            raise ConfigError(
-                "relative positions are those of one size of picture",
-                where="config.objective.local.size",
-                why=f"local crops have {local.size} pixels, global ones {first.size}",
-                do=f"--config.objective.local.size={first.size}, or --config.model.positions=learned",
-            )
+        local = self._local(model, images, first.size) if self.local_crops else first
         projector = DinoHead((*self.hidden, self.bottleneck), self.prototypes, self.head_norm, precision)
         network, small = (Siamese(model.build(images, precision, crop.size), projector) for crop in (first, local))
-        momentum = Cosine(self.momentum, 1.0, length_of(self.momentum_steps))
-        temperature = self.teacher_temperature
-        if self.temperature_steps:
-            temperature = Ramp(self.first_temperature, temperature, self.temperature_steps)
+        momentum = Cosine(self.momentum, 1.0, self.length("momentum_steps"))
+        temperature = Ramp(self.first_temperature, self.teacher_temperature, self.length("temperature_steps"))
         crops = (first, second) + (local,) * self.local_crops
         return Dino(
             network,
@@ -89,6 +86,32 @@ class DinoConfig(OverSteps):
             self.centre_momentum,
             self.frozen_steps,
         )
+
+    def _local(self, model, images: Images, whole: int) -> Augmentation:
+        """How local crops are made, beside global ones of the side `whole`. ConfigError where a ViT cannot read them."""
+        local = self.local.build(images, "local")
+        if not isinstance(model, VitConfig):
+            return local
+        nearest = max(1, round(local.size / model.patch)) * model.patch
+        if not self.local.size:
+            local = replace(local, size=nearest)
+        for wrong, what, why, do in (
+            (
+                local.size != nearest,
+                "the patches do not fill the local crops",
+                f"crops of {local.size} x {local.size} pixels, patches of {model.patch}",
+                f"--config.objective.local.size={nearest}, or 0 for the nearest to 3/7 of the pictures",
+            ),
+            (
+                model.positions == "relative" and local.size != whole,
+                "relative positions are those of one size of picture",
+                f"local crops have {local.size} pixels, global ones {whole}",
+                f"--config.objective.local.size={whole}, or --config.model.positions=learned",
+            ),
+        ):
+            if wrong:
+                raise ConfigError(what, where="config.objective.local.size", why=why, do=do)
+        return local
 
 
 @dataclass(frozen=True)
@@ -120,6 +143,15 @@ class Dino(Taught):
         params, extras = super().start(key, params, batch)
         dtype = jnp.promote_types(jax.tree.leaves(params)[0].dtype, jnp.float32)
         return params, extras | {"centre": boxed(jnp.zeros(self.prototypes, dtype), "classes")}
+
+    @property
+    def teacher_sees(self):
+        return self.augmentations[:GLOBAL]
+
+    @property
+    def passes(self):
+        local = len(self.augmentations) - GLOBAL
+        return (GLOBAL, local) if local else (GLOBAL,)
 
     def encode(self, params, extras, observation, keys, step, *, train):
         valid, crops = observation.valid, observation.inputs["views"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,17 @@ from pretrainx.models.layers import Precision
 from pretrainx.models.visual_tokenizer import from_interior, to_interior
 from pretrainx.objectives import pixels
 from pretrainx.objectives.augmentation import AugmentConfig
+from pretrainx.objectives.over_steps import OverSteps
 from pretrainx.objectives.vq_vae import Tokenizing, code_metrics, row_sums, tokenizer_config, votes_of
 
 
 @dataclass(frozen=True)
-class DvaeConfig:
+class DvaeConfig(OverSteps):
     """The section `config.objective` of this paradigm; `config.model` is a visual_tokenizer of the kind "logits".
 
     Attributes:
-      temperature, temperature_end, temperature_steps: of the mixture, along half a cosine.
+      temperature, temperature_end: of the mixture, along half a cosine over `temperature_steps` (0: the run's length; 150,000
+        there).
       kl_weight, kl_steps: of the divergence from choosing all codes alike: it rises from 0 in a line.
       decay: of the running counts that "perplexity" and "dead" are made of.
       augment: what is done to a picture before.
@@ -33,16 +36,19 @@ class DvaeConfig:
 
     temperature: float = field(default=1.0, metadata={"above": 0})
     temperature_end: float = field(default=1 / 16, metadata={"above": 0})
-    temperature_steps: int = field(default=150_000, metadata={"min": 1})
+    temperature_steps: int = field(default=0, metadata={"min": 0})
     kl_weight: float = field(default=6.6, metadata={"min": 0})
     kl_steps: int = field(default=5_000, metadata={"min": 0})
     decay: float = field(default=0.99, metadata={"min": 0, "below": 1})
     augment: AugmentConfig = AugmentConfig("mae")
 
+    lasting: ClassVar = (("temperature_steps", 1.0),)
+
     def build(self, model, images: Images, precision: Precision) -> Dvae:
         """`model` is the section `config.model`."""
         model, augmentation = tokenizer_config(model, "logits"), self.augment.build(images)
         model.grid(augmentation.size)
+        self.length("temperature_steps")
         return Dvae(model.build(images, precision), images, augmentation, self)
 
 
@@ -67,7 +73,8 @@ class Dvae(Tokenizing):
         return Term("reconstruction"), Term("kl", Ramp(0.0, self.config.kl_weight, self.config.kl_steps))
 
     def start(self, key, params, batch):
-        return params, {"counts": boxed(jnp.zeros(self.model.count, self.model.precision.params), "vocab")}
+        dtype = jnp.promote_types(self.model.precision.params, jnp.float32)  # as running means must be
+        return params, {"counts": boxed(jnp.zeros(self.model.count, dtype), "vocab")}
 
     def tokenizer(self, params, extras):
         return {"network": params}

@@ -192,11 +192,11 @@ class Mae(Objective):
         """
         check_outputs(names, self.output_names)
         run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
-        picture = whole(pixels.unit(inputs["image"]), self.augmentation.size)
+        picture = crops.whole(pixels.unit(inputs["image"]), self.augmentation.size)
         image = pixels.normalised(picture, self.images)
         found = {}
         if {"features", "hidden"} & {*names}:
-            keys = jax.random.split(key, image.shape[0]) if train else None
+            keys = jax.random.split(key, image.shape[0]) if train and key is not None else None
             found["hidden"] = run("encode", image, None, keys)
             found["features"] = run("pooled", found["hidden"])
         if {"reconstruction", "hidden_patches", "prediction"} & {*names}:
@@ -222,15 +222,6 @@ def shuffled(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """(order, restore): a random permutation int32[count] and its inverse."""
     order = jnp.argsort(jax.random.uniform(key, (count,), jnp.float32)).astype(jnp.int32)
     return order, jnp.argsort(order).astype(jnp.int32)
-
-
-def whole(pictures: jax.Array, size: int) -> jax.Array:
-    """Pictures [B, H, W, C] in [0, 1] as they are, resampled where their side is another than `size`."""
-    _, height, width, _ = pictures.shape
-    if (height, width) == (size, size):
-        return pictures
-    resample = lambda picture: crops.resized_crop(picture, (0, 0, height, width), size, "bicubic")
-    return jnp.clip(jax.vmap(resample)(pictures), 0, 1)
 
 
 def _moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:

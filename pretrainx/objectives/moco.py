@@ -70,7 +70,7 @@ class MocoConfig:
                 why=f"by config.model it is {bn!r}",
                 do=f"--config.model.{ways[self.bn]}, for a ResNet, or --config.objective.bn={bn}",
             )
-        view = self.views.build(images)
+        view = self.views.build(images, "views")
         widths = (self.out,) if self.version == 1 else (self.hidden, self.out)
         network = Siamese(model.build(images, precision, view.size), head(widths, "none", "none", precision), None)
         temperature = self.temperature or {1: 0.07, 2: 0.2}[self.version]
@@ -109,6 +109,14 @@ class Moco(Taught):
     shuffled: bool = False
 
     terms = (Term("info_nce"),)
+
+    @property
+    def student_sees(self):
+        return self.augmentations[: 1 + self.symmetric]
+
+    @property
+    def teacher_sees(self):
+        return self.augmentations[: 1 + self.symmetric]
 
     def start(self, key, params, batch):
         per_step = batch["valid"].shape[0] * (1 + self.symmetric)

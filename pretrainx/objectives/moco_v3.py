@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 
@@ -17,15 +17,16 @@ from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.augmentation import AugmentConfig
 from pretrainx.objectives.collapse import embedding_metrics
 from pretrainx.objectives.contrastive import (
-    OverSteps,
     Taught,
     averaged,
     check_model,
     head,
     info_nce,
-    length_of,
     same_size,
 )
+from pretrainx.objectives.over_steps import OverSteps
+
+RESNET_CROP = (0.2, 1.0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class MocoV3Config(OverSteps):
       head_norm: "batch", or "none" for heads without BatchNorm.
       frozen_patches: the patch projection of a ViT stays as it was drawn, which keeps training stable (section 4 there). Fixed
         positions, config.model.positions "sincos", belong to that recipe.
-      first, second: how the two views are made; they differ in blur and solarisation.
+      first, second: how the two views are made; they differ in blur and solarisation. For a ResNet their crops are 0.2 of the
+        area or more, unless they say otherwise.
     """
 
     temperature: float = field(default=0.0, metadata={"min": 0})
@@ -58,8 +60,8 @@ class MocoV3Config(OverSteps):
         """`model` is the section `config.model`."""
         check_model(model)
         transformer = isinstance(model, VitConfig)
-        momentum = Cosine(self.momentum, 1.0, length_of(self.momentum_steps))
-        views = self.first.build(images), self.second.build(images)
+        momentum = Cosine(self.momentum, 1.0, self.length("momentum_steps"))
+        views = tuple(self._view(name, transformer).build(images, name) for name in ("first", "second"))
         same_size(*views)
         hidden = (self.hidden,) * ((self.layers or (3 if transformer else 2)) - 1)
         projector = head((*hidden, self.out), self.head_norm, "plain", precision)
@@ -68,6 +70,11 @@ class MocoV3Config(OverSteps):
         network = Siamese(model.build(images, precision, views[0].size), projector, predictor)
         temperature = self.temperature or (0.2 if transformer else 1.0)
         return MocoV3(network, images, views, momentum, temperature, self.frozen_patches and transformer)
+
+    def _view(self, name: str, transformer: bool) -> AugmentConfig:
+        view = getattr(self, name)
+        own = not transformer and view.name.startswith("moco_v3") and not view.crop
+        return replace(view, crop=RESNET_CROP) if own else view
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ class Objective:
     their sums over the whole batch before the first microbatch.
     """
 
+    # Names of inputs that are pictures in [0, 1]; other pictures among the inputs are normalised.
+    unit_pictures = ()
+
     @property
     def terms(self) -> tuple[Term, ...]:
         raise TypeError(f"{type(self).__name__} must name its terms")

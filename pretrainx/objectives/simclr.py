@@ -39,7 +39,7 @@ class SimclrConfig:
     def build(self, model, images: Images, precision: Precision) -> Simclr:
         """`model` is the section `config.model`."""
         check_model(model)
-        view = self.views.build(images)
+        view = self.views.build(images, "views")
         projector = head((*self.hidden, self.out), self.head_norm, "scale", precision)
         network = Siamese(model.build(images, precision, view.size), projector, None)
         return Simclr(network, images, (view, view), self.temperature, self.negatives)
@@ -57,6 +57,7 @@ class Simclr(Views):
 
     terms = (Term("nt_xent"),)
     scored = (2,)
+    passes = (2,)
 
     def encode(self, params, extras, observation, keys, step, *, train):
         found, changed = self.encode_views(params, extras, observation, keys, train, together=True)

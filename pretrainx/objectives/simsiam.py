@@ -22,7 +22,7 @@ class SimsiamConfig:
 
     Attributes:
       hidden, out: widths of the projector; its last norm has neither scale nor centre.
-      bottleneck: the predictor's hidden width.
+      bottleneck: the predictor's hidden width; its last dense layer has a bias.
       head_norm: "batch", or "none" for heads without BatchNorm.
       stop_gradient: False lets the gradient into the side that is predicted: the network collapses. To study just that.
       views: how both views are made.
@@ -38,9 +38,9 @@ class SimsiamConfig:
     def build(self, model, images: Images, precision: Precision) -> Simsiam:
         """`model` is the section `config.model`."""
         check_model(model)
-        view = self.views.build(images)
+        view = self.views.build(images, "views")
         projector = head((*self.hidden, self.out), self.head_norm, "plain", precision)
-        predictor = head((self.bottleneck, self.out), self.head_norm, "none", precision)
+        predictor = head((self.bottleneck, self.out), self.head_norm, "none", precision, last_bias=True)
         network = Siamese(model.build(images, precision, view.size), projector, predictor)
         return Simsiam(network, images, (view, view), self.stop_gradient)
 

@@ -113,7 +113,7 @@ def votes_of(ids: jax.Array, codes: int, valid: jax.Array, dtype) -> jax.Array:
 
 
 def code_metrics(counts: jax.Array, below: float, weights: jax.Array) -> dict[str, Mean]:
-    """ "perplexity" and "dead" of running counts, the same for every microbatch; weights [B]."""
+    """ "perplexity" and "dead" of running means of how often codes were chosen, the same for every microbatch; weights [B]."""
     rows = weights.sum(dtype=float)
     found = {"perplexity": codebook.perplexity(counts), "dead": codebook.dead_share(counts, below)}
     return {name: Mean(value * rows, rows) for name, value in found.items()}
@@ -131,7 +131,8 @@ class VqVae(Tokenizing):
 
     The gradient of the decoder's input goes to z as if it were the code (straight-through). Codes have no gradient: they are in
     the extras ("counts", "sums", "codebook") and move after each step; `codebook.moved` says how. Metrics: "perplexity" and
-    "dead" of the running counts before the step, and "mse" in units of the data's variance.
+    "dead" of the extras "used" before the step, running counts without what revival adds to them, and "mse" in units of the
+    data's variance.
     """
 
     config: VqVaeConfig = VqVaeConfig()
@@ -143,7 +144,8 @@ class VqVae(Tokenizing):
     def start(self, key, params, batch):
         codes = self.model.first_codebook(key)
         empty = lambda like: boxed(jnp.zeros_like(like), "vocab", *[None] * (like.ndim - 1))
-        return params, {"codebook": codes, "sums": empty(codes.value), "counts": empty(codes.value[:, 0])}
+        none = lambda: empty(codes.value[:, 0])
+        return params, {"codebook": codes, "sums": empty(codes.value), "counts": none(), "used": none()}
 
     def tokenizer(self, params, extras):
         return {"network": params, "codebook": extras["codebook"]}
@@ -163,13 +165,13 @@ class VqVae(Tokenizing):
         cells = still.reshape(still.shape[0], -1, still.shape[-1])
         draw = lambda key, cells: cells[jax.random.randint(key, (self.config.fresh_cells,), 0, cells.shape[0])]
         rows = weights["reconstruction"].sum(dtype=float)
-        metrics = code_metrics(extras["counts"], self.config.revive_below, weights["reconstruction"])
+        metrics = code_metrics(extras["used"], self.config.revive_below, weights["reconstruction"])
         return Outcome(
             totals=totals | more,
             per_row=per_row | more_per_row,
             collected={
                 "counts": Sum(votes.sum(0)),
-                "sums": Sum(votes.T @ cells.reshape(-1, cells.shape[-1])),
+                "sums": Sum(jnp.matmul(votes.T, cells.reshape(-1, cells.shape[-1]), precision="highest")),
                 "fresh": jax.vmap(draw)(keys, cells),
                 "valid": valid,
             },

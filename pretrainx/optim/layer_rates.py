@@ -5,6 +5,8 @@ The blocks of a stack are one leaf, so the rates of its layers are an array alon
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from pretrainx.core import axes
@@ -25,15 +27,20 @@ def check(group: Group, found: list[str], by_path: dict[str, axes.Names]) -> Non
         )
 
 
+def depth(shapes: Iterable[tuple[str, tuple[int, ...]]], by_path: dict[str, axes.Names]) -> int:
+    """Blocks of the deepest stack among leaves ((path, shape), ...); 0 where there is none."""
+    stacked = ((by_path[path], shape) for path, shape in shapes if "layers" in by_path[path])
+    return max((shape[names.index("layers")] for names, shape in stacked), default=0)
+
+
 def factors(
-    group: Group, shapes: dict[str, tuple[int, ...]], by_path: dict[str, axes.Names]
+    group: Group, shapes: dict[str, tuple[int, ...]], by_path: dict[str, axes.Names], depth: int
 ) -> dict[str, float | np.ndarray]:
     """{path: multiplier} of the group's leaves; float64[L] with ones behind it, to broadcast, for those of a stack.
 
-    The depth of the inputs is that of the deepest stack among them.
+    depth: blocks above the inputs.
     """
     stacked = {path: by_path[path].index("layers") for path in shapes if "layers" in by_path[path]}
-    depth = max((shapes[path][dimension] for path, dimension in stacked.items()), default=0)
     found: dict[str, float | np.ndarray] = {}
     for path, shape in shapes.items():
         if path in stacked:

@@ -52,12 +52,15 @@ class Optimizer:
       schedule: step -> learning rate; its count does not move on skipped steps.
       clip: global gradient norm above which gradients are scaled down; 0 is off.
       leaves: ((path, axis names), ...) of every parameter, trained or not.
+      shapes: ((path, shape), ...) of the same, of which layer-wise rates take the depth of a stack that is frozen; () is
+        to know those only of the leaves that are handed in.
     """
 
     config: Any
     schedule: Callable
     clip: float
     leaves: tuple[tuple[str, axes.Names], ...]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self):
         for group in self.config.groups:
@@ -96,7 +99,9 @@ class Optimizer:
         for number, group in enumerate(self.config.groups):
             if group.layer_decay < 1:
                 chosen = {path: shape for path, shape in shapes.items() if number in self.groups(path)}
-                for path, factor in layer_rates.factors(group, chosen, self.by_path).items():
+                known = [(path, shape) for path, shape in self.shapes or shapes.items() if number in self.groups(path)]
+                depth = layer_rates.depth(known, self.by_path)
+                for path, factor in layer_rates.factors(group, chosen, self.by_path, depth).items():
                     found[path] = found[path] * factor
         return found
 

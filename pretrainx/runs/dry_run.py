@@ -16,7 +16,7 @@ from pretrainx.core.errors import CheckpointError, ConfigError, OutOfMemoryError
 from pretrainx.core.json_lines import read_metrics
 from pretrainx.core.readable import duration, quantity
 from pretrainx.parallel import distributed
-from pretrainx.runs import examples, parameters
+from pretrainx.runs import examples, frozen_tokenizer, parameters
 from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.disk import disk_need
 from pretrainx.runs.evaluations import evaluated
@@ -55,6 +55,7 @@ def dry_run(
     heading = lambda name: say(f"\n== {name} ==")
     heading("config")
     tell_all(config_lines(recipe, values, of_file), say)
+    recipe = frozen_tokenizer.resolved(recipe, workdir)
     heading("data")
     with data_of(recipe, workdir, say) as data:
         parts = assemble(recipe, data.about)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pretrainx.adapt.wrapper import innermost
+from pretrainx.core import config as strict
 from pretrainx.core import json_lines
 from pretrainx.core.errors import ConfigError, nearest
 from pretrainx.evals import ngram
@@ -25,6 +28,7 @@ from pretrainx.runs.evaluation import Evaluation
 from pretrainx.runs.evaluation_of_text import is_causal
 from pretrainx.runs.evaluations import evaluation_of
 from pretrainx.runs.load import Run, data_directory, load, rebuild
+from pretrainx.runs.recipe import EvalConfig
 
 FILE = "evals.jsonl"
 SAMPLES = 16  # held-out texts that a decoder goes on with
@@ -37,13 +41,15 @@ def evaluate(
     choices: str = "",
     demonstrations: int = 0,
     demonstrations_from: str = "",
+    evals: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
     """Evaluates a checkpoint (default: the newest that is whole) and prints a table; 0.
 
     `names`: of EVALUATIONS; without any, all that apply. `choices`: a file of questions; `demonstrations`: how many solved
-    ones stand before each, of the others or of a file of their own. One object is added to DIR/evals.jsonl, with the keys
-    "time", "step" and "eval/<name>/<metric>".
+    ones stand before each, of the others or of a file of their own. `evals`: what is laid over the run's config.evals, nested.
+    One object is added to DIR/evals.jsonl, with the keys "time", "step" and "eval/<name>/<metric>", and "evals", what was laid
+    over the configuration, where something was.
 
     Raises ConfigError for an unknown name, and for one that does not apply to the run's objective, with the reason.
     """
@@ -64,7 +70,11 @@ def evaluate(
             do="--demonstrations=K",
         )
     keep_compiled_programs()
-    found = Evaluations(load(workdir, step), choices, demonstrations, demonstrations_from, say)
+    run = load(workdir, step)
+    if evals:
+        wanted = strict.parse(EvalConfig, laid_over(strict.as_dict(run.config.evals), evals), "config.evals")
+        run = dataclasses.replace(run, config=dataclasses.replace(run.config, evals=wanted))
+    found = Evaluations(run, choices, demonstrations, demonstrations_from, say)
     for line in found.run.damaged:
         say(f"warning: {line}")
     reasons = {name: reason(found) for name, (reason, _) in EVALUATIONS.items()}
@@ -92,7 +102,7 @@ def evaluate(
         for metric, value in new.items():
             say(f"  {metric:<{width}}  {value:.6g}")
         values |= {f"eval/{name}/{metric}": value for metric, value in new.items()}
-    record = {"time": round(time.time(), 3), "step": found.run.step} | values
+    record = {"time": round(time.time(), 3), "step": found.run.step} | ({"evals": evals} if evals else {}) | values
     path = Path(workdir) / FILE
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -100,6 +110,17 @@ def evaluate(
     except OSError as error:
         say(f"warning: {path} was not written: {error}")
     return 0
+
+
+def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, those of `changes` in place of theirs."""
+    changed = {
+        name: laid_over(values[name], new)
+        if isinstance(new, Mapping) and isinstance(values.get(name), Mapping)
+        else new
+        for name, new in changes.items()
+    }
+    return {**values, **changed}
 
 
 class Evaluations:

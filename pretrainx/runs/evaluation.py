@@ -40,8 +40,8 @@ class Evaluation(ABC):
         """How many bytes the held-out targets of these parts stand for; 0 where they are not bytes."""
         return 0
 
-    def beyond(self, params, extras, step: int, stop: Callable[[], bool]) -> dict[str, float]:
-        """What is evaluated beside the held-out loss; it may write to DIR/samples."""
+    def beyond(self, params, extras, step: int, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """What is evaluated beside the held-out loss; None where `stop()` became true. It may write to DIR/samples."""
         return {}
 
     # What all share.
@@ -74,4 +74,5 @@ class Evaluation(ABC):
             if not found:
                 return {}
             values |= {f"{split}/{name}": value for name, value in found.items()}
-        return values | self.beyond(params, state.extras, step, stop)
+        further = self.beyond(params, state.extras, step, stop)
+        return {} if further is None else values | further  # half a record would pass for all of it: none is owed then

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from pretrainx.data.loader import place
 from pretrainx.data.prepared_images import PreparedImages
 from pretrainx.evals import pictures
 from pretrainx.evals.representations import Representations
@@ -21,8 +22,9 @@ from pretrainx.runs import examples
 from pretrainx.runs.evaluation import Evaluation
 from pretrainx.runs.load import named_outputs
 
-# Of the splits, the ones that are measured: the ready-made test split where there is one, or else what was held out.
-MEASURED = ("test", "held_out")
+# Which split is measured, the first that there is. While a run trains, never the test split where others are held out: what
+# is looked at on the way is what a person chooses by.
+TRAINING, FINISHED = ("held_out", "test"), ("test", "held_out")
 
 
 class ImageEvaluation(Evaluation):
@@ -35,11 +37,19 @@ class ImageEvaluation(Evaluation):
         return {"": self.data.held_out("", self.parts.objective.reads, self.recipe.evals.limit)}
 
     @functools.cached_property
-    def split(self) -> str:
-        return next(name for name in MEASURED if name in self.data.splits)
+    def representations(self) -> Representations:
+        """Of a finished run: on the ready-made test split where there is one, or else on what was held out."""
+        return self.measured_on(self.first_of(FINISHED))
 
     @functools.cached_property
-    def representations(self) -> Representations:
+    def on_the_way(self) -> Representations:
+        """The same while it trains."""
+        return self.measured_on(self.first_of(TRAINING))
+
+    def first_of(self, splits: tuple[str, ...]) -> str:
+        return next(name for name in splits if name in self.data.splits)
+
+    def measured_on(self, split: str) -> Representations:
         parts = self.parts
         return Representations(
             parts.objective,
@@ -47,22 +57,27 @@ class ImageEvaluation(Evaluation):
             self.recipe.evals.representations,
             self.data.about,
             self.data.arrays("train"),
-            {self.split: self.data.arrays(self.split)},
+            {split: self.data.arrays(split)},
             self.recipe.seed,
         )
 
-    def beyond(self, params, extras, step: int, stop: Callable[[], bool]) -> dict[str, float]:
-        values = self.representations(params, extras, stop) if gives_features(self.parts.objective) else {}
+    def beyond(self, params, extras, step: int, stop: Callable[[], bool]) -> dict[str, float] | None:
+        values = self.on_the_way(params, extras, stop) if gives_features(self.parts.objective) else {}
+        if stop():
+            return None
         if self.recipe.evals.representations.pictures:
-            for name, caption, picture in self.samples(params, extras):
+            for name, caption, picture in self.samples(params, extras, stop):
+                if picture is None:
+                    return None
                 if distributed.leads():
                     pictures.save(
                         picture, self.workdir / "samples" / f"{step:08d}-{name}.png", f"{caption}, step {step}"
                     )
         return values
 
-    def samples(self, params, extras) -> Iterator[tuple[str, str, Image.Image]]:
-        """(name, caption, picture) of each kind that the objective has something to show of."""
+    def samples(self, params, extras, stop: Callable[[], bool]) -> Iterator[tuple[str, str, Image.Image | None]]:
+        """(name, caption, picture) of each kind that the objective has something to show of; no picture where `stop()` became
+        true on the way."""
         objective, rules = self.parts.objective, self.parts.rules
         count = max(self.recipe.evals.representations.pictures, rules.batch_ways())
         images = np.asarray(self.data.arrays("held_out")[0][:count])
@@ -78,7 +93,7 @@ class ImageEvaluation(Evaluation):
         elif hidden is not None:
             yield "masks", "pictures, and what is seen of them", pictures.masks(images, hidden)
         if gives_features(objective):
-            sheet = self.representations.neighbours(params, extras, self.split)
+            sheet = self.on_the_way.neighbours(params, extras, self.first_of(TRAINING), stop)
             yield "neighbours", "pictures, and their nearest neighbours among training pictures", sheet
 
 
@@ -101,4 +116,8 @@ def seen(objective: Objective, seed: int, images: np.ndarray) -> Iterator[tuple[
 def shown(objective: Objective, rules: Rules, params, extras, images: np.ndarray) -> dict[str, np.ndarray]:
     """Of "reconstruction" and "hidden_patches" what the objective gives of pictures."""
     names = tuple(name for name in ("reconstruction", "hidden_patches") if name in objective.output_names)
-    return jax.device_get(named_outputs(objective, rules, names, params, extras, {"image": images})) if names else {}
+    if not names:
+        return {}
+    placed = {"image": place(images, rules.rows(images.shape))}
+    found = named_outputs(objective, rules, names, params, extras, placed, whole=True)
+    return jax.device_get(distributed.settled(found))

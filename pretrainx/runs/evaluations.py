@@ -21,11 +21,7 @@ def evaluation_of(recipe: Recipe, parts: Parts, data: Prepared, workdir: Path) -
 def evaluated(recipe: Recipe, parts: Parts) -> list[str]:
     """What is evaluated beside the held-out loss, in words."""
     if not parts.of_text:
-        wanted = recipe.evals.representations
-        found = [f"{wanted.knn_k} nearest neighbours"] * bool(wanted.knn_k) + [f"probe {wanted.probe!r}"] * bool(
-            wanted.probe
-        )
-        return [*found, *[f"{wanted.pictures} pictures to look at"] * bool(wanted.pictures)]
+        return recipe.evals.representations.described()
     causal, samples = is_causal(parts.objective), recipe.evals.samples
     count, unit = (len(samples.prompts), "prompts") if causal else (samples.rows, "rows with what is filled in")
     return ["trigram baseline"] * (recipe.evals.trigram and causal) + [f"{count} {unit}"] * bool(count)

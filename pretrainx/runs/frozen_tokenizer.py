@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,16 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from pretrainx.core import config as strict
 from pretrainx.core import paths
-from pretrainx.core.errors import ConfigError
+from pretrainx.core.errors import CheckpointError, ConfigError
 from pretrainx.core.images import Images
 from pretrainx.data.prepared_images import PreparedImages
 from pretrainx.models.patch_clusters import PatchClusters, fitted
+from pretrainx.models.visual_tokenizer import VisualTokenizerConfig
 from pretrainx.objectives import codebook
-from pretrainx.objectives.beit import BeitConfig
+from pretrainx.objectives.beit import BeitConfig, TokenizerNetwork
+from pretrainx.parallel import distributed
 from pretrainx.runs.recipe import Recipe, read_recipe
 from pretrainx.training.restore import read_meta, steps_in
 
@@ -24,18 +29,47 @@ CELLS_PER_CODE = 20  # that its use is judged by
 
 
 def module_of(recipe: Recipe, images: Images) -> nn.Module | None:
-    """The tokenizer of a run on these pictures, unbound: k-means centres, or the network of the run that
-    config.objective.tokenizer names. None where the objective has none."""
+    """The tokenizer of a run on these pictures, unbound: k-means centres, or the network that `resolved` filled in (before
+    that, of the run that config.objective.tokenizer names). None where the objective has none."""
     if not isinstance(recipe.objective, BeitConfig):
         return None
     if recipe.objective.clusters:
         return PatchClusters(images, recipe.model.patch, recipe.objective.clusters)
     if not recipe.objective.tokenizer:
         return None
-    workdir = Path(recipe.objective.tokenizer)
+    return (recipe.objective.network or network_of(Path(recipe.objective.tokenizer))).build()
+
+
+def resolved(recipe: Recipe, workdir: Path) -> Recipe:
+    """The recipe with the network of its tokenizer: that of the run's newest checkpoint, which has the weights; without a
+    checkpoint that of the run that is named, from which a fresh start takes the weights too.
+
+    All processes must call it. ConfigError where the named run is needed and is not one of a visual tokenizer.
+    """
+    objective = recipe.objective
+    if not isinstance(objective, BeitConfig) or not objective.tokenizer:
+        return recipe
+
+    def find() -> dict[str, Any]:
+        return kept(workdir / "checkpoints") or strict.as_dict(network_of(Path(objective.tokenizer)))
+
+    network = strict.parse(TokenizerNetwork, distributed.decided("tokenizer", find), "config.objective.network")
+    return dataclasses.replace(recipe, objective=dataclasses.replace(objective, network=network))
+
+
+def kept(directory: Path) -> dict[str, Any] | None:
+    """What the newest readable checkpoint says of its tokenizer's network."""
+    for step in reversed(steps_in(directory)):
+        with contextlib.suppress(CheckpointError):
+            return read_meta(directory, step)["config"]["objective"].get("network")
+    return None
+
+
+def network_of(workdir: Path) -> TokenizerNetwork:
+    """The network of a tokenizer's run; ConfigError where this is none."""
     other = read_recipe(workdir)
     steps = steps_in(workdir / "checkpoints")
-    if not hasattr(other.model, "codes") or not steps:
+    if not isinstance(other.model, VisualTokenizerConfig) or not steps:
         raise ConfigError(
             "this is not the run of a visual tokenizer",
             where="config.objective.tokenizer",
@@ -43,7 +77,7 @@ def module_of(recipe: Recipe, images: Images) -> nn.Module | None:
             do="name the workdir of a run of the objective vq_vae or dvae",
         )
     images = Images.from_json(read_meta(workdir / "checkpoints", steps[-1])["data"]["images"])
-    return other.model.build(images, other.precision)
+    return TokenizerNetwork(images, other.model, other.precision)
 
 
 def leaves_of(

@@ -33,6 +33,7 @@ from pretrainx.objectives.span_corruption import SpanCorruptionConfig
 from pretrainx.runs import interop_of_images
 from pretrainx.runs.data import About
 from pretrainx.runs.load import Run, data_directory, load
+from pretrainx.runs.model_card import card_of
 from pretrainx.runs.parts import assemble
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.training import guard
@@ -274,7 +275,7 @@ def _card(run: Run, facts: dict[str, Any], vocab_size: int) -> str:
         f"rows of up to {config.max_length or recipe.data.length} tokens.",
         "",
     ]
-    return interop_of_images.card_of(run, task, described, f"{tokens:,} tokens", start, ", ".join(_sources(recipe)))
+    return card_of(run, task, described, f"{tokens:,} tokens", start, ", ".join(_sources(recipe)))
 
 
 def _sources(recipe: Recipe) -> list[str]:

@@ -9,12 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from pretrainx import __version__
 from pretrainx.core import config as strict
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
-from pretrainx.core.json_lines import read_metrics
 from pretrainx.interop import directory
 from pretrainx.interop.beit import BeitModel
 from pretrainx.interop.directory import Pretrained
@@ -26,6 +24,7 @@ from pretrainx.objectives.beit import BeitConfig
 from pretrainx.objectives.classification import ClassificationConfig
 from pretrainx.objectives.mae import MaeConfig
 from pretrainx.runs.load import Run
+from pretrainx.runs.model_card import card_of
 from pretrainx.runs.recipe import Recipe, parse
 
 ROWS = 8  # of an imported model's recipe: what fits a workstation
@@ -143,14 +142,6 @@ def _seen(run: Run, size: int) -> Images:
     return dataclasses.replace(run.about, size=size)
 
 
-def measured(run: Run) -> list[str]:
-    """The lines of a card on what was evaluated at the run's step."""
-    records = [record for record in read_metrics(run.workdir / "metrics.jsonl") if record.get("step") == run.step]
-    values = {name: value for record in records for name, value in record.items() if name.startswith("eval/")}
-    numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
-    return [f"- {name}: {value:.4f}" for name, value in sorted(numbers.items())]
-
-
 def _card(run: Run, model: PictureModel, facts: dict[str, Any]) -> str:
     """README.md of an export. It claims what the run's files say, and leaves the licence to its owner."""
     recipe, config, images = run.config, model.model, model.images
@@ -176,26 +167,3 @@ def _card(run: Run, model: PictureModel, facts: dict[str, Any]) -> str:
     ]
     data = f"{recipe.data.source} {' '.join(recipe.data.paths)}".rstrip()
     return card_of(run, task, described, f"{shown:,} pictures", start, data)
-
-
-def card_of(run: Run, task: str, described: list[str], seen: str, start: str, data: str) -> str:
-    """README.md of an export, of text too: it claims what the run's files say, and leaves the licence to its owner."""
-    lines = [
-        "---",
-        "library_name: transformers",
-        f"pipeline_tag: {task}",
-        "---",
-        "",
-        f"# {run.workdir.name}",
-        "",
-        *described,
-        f"- trained with pretrainx {__version__}, step {run.step} of {run.config.train.steps}, {seen}"
-        if run.step
-        else f"- written by pretrainx {__version__}, not trained further",
-        f"- started from: {start or 'random initialisation'}",
-        *([f"- data: {data}"] if run.step else []),
-        *measured(run),
-        "",
-        "Licence: not stated. Whoever publishes this names one that fits the data and the model it started from.",
-    ]
-    return "\n".join(lines) + "\n"

@@ -48,5 +48,8 @@ def _of_images(recipe: Recipe, parts: Parts, pictures: PreparedImages, share: st
         f"model {quantity(parts.parameters)} parameters | {quantity(stored)} training pictures of "
         f"{about.size} x {about.size} x {about.channels}{classes} | {rows} a step ({share})"
     )
+    if pictures.bad_records:
+        each = ", ".join(f"{count:,} of {split}" for split, count in pictures.bad_records.items())
+        yield f"pictures that could not be used and were skipped: {each}; data.json names them"
     total = rows * recipe.train.steps
     yield f"{recipe.train.steps} steps: {quantity(total)} pictures, {total / stored:.2f} epochs"

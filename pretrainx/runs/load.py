@@ -24,7 +24,7 @@ from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.evals.held_out import score
 from pretrainx.objectives.objective import Objective
 from pretrainx.parallel.mesh import MeshConfig
-from pretrainx.parallel.rules import Rules
+from pretrainx.parallel.rules import Rules, constrain
 from pretrainx.runs.data import About
 from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse, read_recipe
@@ -149,10 +149,12 @@ def following(tokens: np.ndarray, tokenizer: Tokenizer) -> dict[str, Callable[[]
     }
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def named_outputs(objective: Objective, rules: Rules, names: tuple[str, ...], params, extras, inputs):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="whole")
+def named_outputs(objective: Objective, rules: Rules, names: tuple[str, ...], params, extras, inputs, *, whole=False):
+    """The objective's outputs as they come to lie over the mesh, or `whole` on each device, where any process can read them."""
     with rules.bound():
-        return objective.outputs(params, extras, inputs, names)
+        found = objective.outputs(params, extras, inputs, names)
+        return jax.tree.map(lambda leaf: constrain(leaf, *[None] * leaf.ndim), found) if whole else found
 
 
 def load(workdir: str | Path, step: int | None = None) -> Run:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.objectives.contrastive import OverSteps
 from pretrainx.objectives.objective import Objective
+from pretrainx.objectives.over_steps import OverSteps
 from pretrainx.optim.optimizer import Optimizer
 from pretrainx.parallel.mesh import make_mesh
 from pretrainx.parallel.rules import Rules
@@ -90,10 +91,12 @@ def assemble(recipe: Recipe, about: About, devices=None) -> Parts:
     objective = build(recipe, about)
     rules, rows_per_device = lay_out(recipe, devices)
     check_tasks(objective, recipe, rules.batch_ways())
+    check_groups(objective, recipe)
     options = Options(rules, recipe.seed, recipe.train.microbatches, recipe.ema.decay, recipe.guard)
     found = states.layout(objective, recipe.train.batch_size)
     schedule = recipe.schedule.over(recipe.train.steps)
-    optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes)
+    shapes = tuple((path, leaf.shape) for path, leaf in paths.leaves(found.params))
+    optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes, shapes)
     vocab_size = about.predicted if isinstance(about, Vocabulary) else None
     return Parts(objective, optimizer, options, found, rows_per_device, vocab_size)
 
@@ -114,3 +117,18 @@ def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:
                     why=f"{leaf.shape[0]} of {rows} rows over {unit} pieces (data x fsdp ways and microbatches)",
                     do="a larger batch, or a smaller config.mesh or config.train.microbatches",
                 )
+
+
+def check_groups(objective: Objective, recipe: Recipe) -> None:
+    """ConfigError where BatchNorm's groups do not divide the rows that go through the network at once."""
+    group = getattr(recipe.model, "batch_group", 0)
+    rows = recipe.train.batch_size // recipe.train.microbatches
+    for views in getattr(objective, "passes", (1,)):
+        if group and rows * views % group:
+            raise ConfigError(
+                "BatchNorm's groups do not divide the rows that it sees",
+                where="config.model.batch_group",
+                why=f"groups of {group}, but {rows * views} rows at once: {recipe.train.batch_size} rows in "
+                f"{recipe.train.microbatches} microbatches, {views} view(s) of each together",
+                do=f"--config.model.batch_group={math.gcd(group, rows * views)}, another batch, or 0 for all rows",
+            )

@@ -45,6 +45,7 @@ RULES = (
     ),
     Rule(r"model\.dropout", WARN, "the model is regularised otherwise from here on"),
     Rule(r"(model|adapt)\..*", REFUSE, "the parameters were trained as another model's"),
+    Rule(r"objective\.network(\..*)?", SAFE, "the tokenizer stays the one that is in the checkpoint"),
     Rule(r"objective\..*", REFUSE, "the parameters were trained for another loss"),
     Rule(r"precision\.params", REFUSE, "parameters and moments are stored in it"),
     Rule(r"precision\..*", WARN, "rounding differs from here on"),

@@ -56,6 +56,7 @@ def train(
     distributed.start(recipe.distributed, say)
     say = say if distributed.leads() else lambda text: None
     begin(recipe, workdir, allow_change)
+    recipe = frozen_tokenizer.resolved(recipe, workdir)
     distributed.decided("workdir", lambda: make(workdir))
     with (
         Journal(workdir) if distributed.leads() else ProcessLog(workdir, distributed.index()) as journal,
@@ -73,6 +74,8 @@ def train(
         parts = assemble(recipe, data.about)
         rows = data.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
         introduce(recipe, parts, data, workdir, say)
+        for split, count in data.bad_records.items():
+            tell("bad_records", split=split, count=count)
         for line in states.fallbacks(parts.found, parts.rules):
             tell("warning", text=line)
         fingerprint = data.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)

@@ -208,7 +208,7 @@ class Loop:
             raise CollapseError(
                 "the embeddings have collapsed",
                 where=f"{self.workdir}, step {done}",
-                why=f"{low}, as in all of the last {self.alarm.config.patience} logged steps",
+                why=f"{low}, as in all that was logged since step {self.alarm.low[metric]}",
                 do="lower config.schedule.peak, look at what keeps the objective from it (negatives, stop-gradient, "
                 "centring), or --config.alarm.stop=False",
             )

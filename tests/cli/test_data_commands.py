@@ -220,6 +220,20 @@ def test_pictures_are_prepared_drawn_and_verified(pictures, tmp_path, capsys, mo
     assert code == 2 and "pictures have no tokenizer" in err
 
 
+def test_only_what_was_normalised_is_drawn_denormalised(pictures, tmp_path, capsys):
+    """What BEiT's tokenizer reads is the crop that the model reads, in [0, 1]."""
+    values = json.loads(pictures.read_text()) | {
+        "objective": {"name": "beit", "clusters": 4, "min_block": 2, "augment": {"name": "none"}},
+        "model": {"name": "vit", "patch": 2, "width": 8, "depth": 1, "heads": 2, "mask_token": True},
+    }
+    pictures.write_text(json.dumps(values))
+    words = ("data", "inspect", f"--config={pictures}", "--step=0", "--rows=1", f"--output={tmp_path / 'x.png'}")
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and "each above 2 as the model sees it" in out
+    stored, cells, seen = np.asarray(Image.open(tmp_path / "x.png"))[: 3 * 64].reshape(3, 64, 64, 3).astype(int)
+    assert np.abs(cells - stored).max() <= 1 and np.abs(seen - stored).max() <= 1
+
+
 def test_text_is_not_drawn(config, tmp_path, capsys):
     code, _, err = run(capsys, "data", "inspect", f"--config={config}", "--step=0", f"--output={tmp_path / 'x.png'}")
     assert code == 2 and "--output" in err and not (tmp_path / "x.png").exists()

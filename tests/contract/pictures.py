@@ -31,6 +31,7 @@ BEIT = VitConfig(
 )
 RESNET = ResNetConfig(stages=(1, 1), width=32)
 GROUPS = ResNetConfig(stages=(1, 1), width=32, norm="group", norm_groups=4)
+SHUFFLED = ResNetConfig(stages=(1, 1), width=32, batch_group=2)
 COLOUR = AugmentConfig("simclr_small")
 SMALL = dict(hidden=(32,), out=32, head_norm="none", views=COLOUR)
 PAIR = dict(first=COLOUR, second=AugmentConfig("byol_second", blur=0.0))
@@ -45,11 +46,23 @@ CASES = {
     "simclr": lambda: built(SimclrConfig(**SMALL), VIT),
     "simclr, batch norm": lambda: built(SimclrConfig(hidden=(32,), out=32, views=COLOUR), RESNET),
     "moco": lambda: built(MocoConfig(hidden=32, out=32, queue=32, momentum=0.9, views=COLOUR), GROUPS),
+    "moco, shuffled groups": lambda: built(
+        MocoConfig(hidden=32, out=32, queue=32, momentum=0.9, bn="grouped", views=COLOUR), SHUFFLED
+    ),
     "moco_v3": lambda: built(MocoV3Config(hidden=32, out=32, head_norm="none", momentum_steps=9, **PAIR), PLAIN),
     "byol": lambda: built(ByolConfig(hidden=(32,), out=32, head_norm="none", momentum_steps=9, **PAIR), PLAIN),
     "simsiam": lambda: built(SimsiamConfig(hidden=(32,), out=32, bottleneck=8, head_norm="none", views=COLOUR), PLAIN),
     "dino": lambda: built(
-        DinoConfig(prototypes=32, hidden=(32,), bottleneck=16, momentum_steps=9, local_crops=1, local=LOCAL, **PAIR),
+        DinoConfig(
+            prototypes=32,
+            hidden=(32,),
+            bottleneck=16,
+            momentum_steps=9,
+            temperature_steps=9,
+            local_crops=1,
+            local=LOCAL,
+            **PAIR,
+        ),
         PLAIN,
     ),
     "mae": lambda: built(MaeConfig(decoder_width=16, decoder_depth=1, decoder_heads=2), VIT),
@@ -61,7 +74,7 @@ CASES = {
     "classification": lambda: built(ClassificationConfig(augment=COLOUR), RESNET),
 }
 # With statistics of the rows at hand: microbatches change them, and so these are compared at equal microbatches.
-OF_MICROBATCHES = ("simclr, batch norm", "classification")
+OF_MICROBATCHES = ("simclr, batch norm", "moco, shuffled groups", "classification")
 # Figures of the rows of a microbatch, where the loss does not couple rows: means of them, not those of the batch.
 FIGURES = ("embedding_std", "embedding_rank", "alignment", "uniformity", "teacher_entropy")
 

@@ -16,8 +16,16 @@ from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.restore import restore_params, restore_step
 
 KINDS = ["queue", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
-KINDS += ["moco", "simclr, batch norm", "beit", "vq_vae"]
-ONLY_CI = ("lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "vq_vae")
+KINDS += ["moco", "moco, shuffled groups", "simclr, batch norm", "beit", "vq_vae"]
+ONLY_CI = (
+    "lora(coca)",
+    "ewc(clip)",
+    "mixture(autoregressive, queue)",
+    "vq_vae",
+    "moco, shuffled groups",
+    "simclr, batch norm",
+    "beit",
+)
 marks = lambda case: [pytest.mark.xdist_group(case)] + [pytest.mark.slow] * (case in ONLY_CI)
 each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in KINDS])
 

@@ -31,13 +31,18 @@ def is_wrapper(objective):
 ONLY_CI = ("masked_lm, modern gathered", "bottleneck(autoregressive)", "ewc(clip)", "lora(coca)")
 ONLY_CI += ("lora(mixture(clip, codebook))", "mixture_of_denoisers", "coca")
 # Of pictures, the relatives of SimCLR with batch norm, MoCo, MAE and BEiT.
-RELATIVES = ("moco_v3", "byol", "simsiam", "dino", "dvae", "vq_vae", "classification")
+RELATIVES = ("moco, shuffled groups", "moco_v3", "byol", "simsiam", "dino", "dvae", "vq_vae", "classification")
 ONLY_CI += ("simclr", *RELATIVES)
 
 
-def param(name, *values):
-    marks = [pytest.mark.xdist_group(name)] + [pytest.mark.slow] * (name in ONLY_CI)
-    return pytest.param(name, *values, marks=marks)
+# Toys and relatives whose other checks are plain; a second mesh costs the most, and CI has it.
+MESH_ONLY_CI = (*ONLY_CI, "denoising", "prefix_lm", "beit", "clip", "queue", "mixture(autoregressive, queue)")
+MESH_ONLY_CI += ("autoregressive, llama packed", "lora(autoregressive)")
+
+
+def param(name, *values, only_ci=ONLY_CI):
+    slow = [pytest.mark.slow] * (name in only_ci) + [pytest.mark.rotated] * (name in ONLY_CI)
+    return pytest.param(name, *values, marks=[pytest.mark.xdist_group(name), *slow])
 
 
 each_case = pytest.mark.parametrize("case", list(map(param, CASES)))
@@ -131,7 +136,7 @@ def test_skipped_step(case):
     assert metrics["skipped"] == 1
 
 
-@each_case
+@pytest.mark.parametrize("case", [param(name, only_ci=MESH_ONLY_CI) for name in CASES])
 def test_mesh_and_accumulation(case):
     """Mesh (2, 2, 2) with two microbatches = one device with one: losses, gradients, every leaf of six states.
 

@@ -39,6 +39,7 @@ def test_every_picture_is_in_one_split_with_its_label(pets, tmp_path):
     for split in pictures.splits:
         held_out = split == "held_out"
         names = [name for name in sorted(made) if (fraction(name) < HELD_OUT) == held_out]
+        names = sorted(names, key=fraction) if held_out else names
         images, labels = pictures.arrays(split)
         assert isinstance(images, np.memmap) and images.dtype == np.uint8 and labels.dtype == np.int32
         assert (np.asarray(images) == np.stack([made[name] for name in names])).all()
@@ -56,12 +57,38 @@ def test_every_picture_is_in_one_split_with_its_label(pets, tmp_path):
 
 
 def test_the_split_depends_on_the_name_alone(pets, tmp_path):
-    before = prepare_images(pets, tmp_path / "before", quiet).arrays("held_out")[0]
+    before = np.asarray(prepare_images(pets, tmp_path / "before", quiet).arrays("held_out")[0])
     for number in range(12):
         write(tmp_path / "pets" / "eel" / f"{number}.png", noise(number, 12, 12))
     after = prepare_images(pets, tmp_path / "after", quiet)
     assert after.images.classes == ("cat", "dog", "eel")
-    assert (after.arrays("held_out")[0][: len(before)] == before).all()
+    there = [image.tobytes() for image in after.arrays("held_out")[0]]
+    places = [there.index(image.tobytes()) for image in before]
+    assert places == sorted(places) and len(there) > len(before)
+
+
+def test_the_first_pictures_of_what_is_evaluated_are_of_all_classes(tmp_path):
+    """What is drawn, measured and scored up to a limit are the first so many."""
+    for part in ("train", "test"):
+        for number in range(80):
+            write(tmp_path / part / f"class{number // 20}" / f"{number}.png", noise(number, 4, 4))
+    paths = {"paths": (str(tmp_path / "train"),), "test_paths": (str(tmp_path / "test"),)}
+    config = ImageConfig(source="folder", held_out=0.5, **paths)
+    pictures = prepare_images(config, tmp_path / "data", quiet)
+    for split in ("held_out", "test"):
+        assert len(set(pictures.arrays(split)[1][:16].tolist())) == 4
+    images, labels = (np.asarray(each) for each in pictures.arrays("test"))
+    assert {(image.tobytes(), label) for image, label in zip(images, labels, strict=True)} == {
+        (noise(number, 4, 4).tobytes(), number // 20) for number in range(80)
+    }
+
+
+def test_files_that_are_passed_over_are_counted(pets, tmp_path):
+    for name in ("a.txt", "b.psd"):
+        (tmp_path / "pets" / "cat" / name).write_text("x")
+    lines = []
+    prepare_images(pets, tmp_path / "data", lines.append)
+    assert any("2 files passed over" in line for line in lines)
 
 
 def test_the_order_of_directory_entries_does_not_matter(pets, tmp_path, monkeypatch):
@@ -158,6 +185,7 @@ def test_bad_pictures_are_skipped_by_name_and_counted(pets, tmp_path):
     assert "truncated" in bad[0]["why"].lower() and "4000000 pixels" in bad[1]["why"]
     assert [any(f"skipped {name}" in line for line in lines) for name in names] == [True] * 3
     assert "3 skipped" in verify(tmp_path / "data")[0]
+    assert pictures.bad_records == open_images(tmp_path / "data").bad_records == {"train": 3}
 
 
 def test_too_many_bad_pictures_or_one_where_none_may_be(pets, tmp_path):
@@ -204,7 +232,8 @@ def test_a_test_set_has_the_classes_of_training_and_none_of_its_files(tmp_path):
     pictures = prepare_images(config, tmp_path / "data", quiet)
     assert pictures.splits == ("train", "held_out", "test") and pictures.images.classes == ("0", "1", "2", "3")
     found, labels = pictures.arrays("test")
-    assert (found[..., 0] == images[:10] // 2).all() and labels.tolist() == [n % 4 for n in range(10)]
+    order = sorted(range(10), key=lambda n: fraction(f"{test.name}:{n}"))
+    assert (found[..., 0] == images[order] // 2).all() and labels.tolist() == [n % 4 for n in order]
     assert np.allclose(pictures.images.mean, (pictures.arrays("train")[0] / 255).mean()), "of training pixels only"
     with pytest.raises(ConfigError, match="both trained and tested on"):
         prepare_images(dataclasses.replace(config, test_paths=(str(train),)), tmp_path / "none", quiet)

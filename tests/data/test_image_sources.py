@@ -31,6 +31,10 @@ def test_a_folder_of_classes(tmp_path):
     assert [picture.label for _, picture in found] == ["cat"] * 3 + ["dog"] * 4
     for name, picture in found[:6]:
         assert (decode(picture.content, 0, 0, 10**6) == made[name]).all()
+    for name in ("Mixed.Png", "b.pnG"):
+        write(tmp_path / "pets" / "eel" / name, noise(5, 12, 12))
+    source = image_sources.folder((str(tmp_path / "pets"),))
+    assert source.names[-2:] == ["eel/Mixed.Png", "eel/b.pnG"] and len(source.names) == 9 and source.passed_over == 1
     flat = all_of(image_sources.folder((str(tmp_path / "pets" / "cat"),)))
     assert [(name, picture.label) for name, picture in flat] == [(f"00{n}.png", None) for n in range(3)]
     # Some of them, in one go.

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import numpy as np
-from sklearn.datasets import load_digits
+import pytest
 
 from pretrainx.core.axes import unbox
 from pretrainx.core.images import Images
@@ -15,6 +15,9 @@ from pretrainx.objectives.simclr import SimclrConfig
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
 
+datasets = pytest.importorskip(
+    "sklearn.datasets", reason="the digits are scikit-learn's: pip install 'pretrainx[test]'"
+)
 IMAGES = Images(8, 1, tuple("0123456789"), (0.305,), (0.376,))
 MODEL = ResNetConfig(stages=(1, 1), width=8)
 
@@ -22,7 +25,7 @@ MODEL = ResNetConfig(stages=(1, 1), width=8)
 @functools.cache
 def digits():
     """(uint8[1797, 8, 8, 1], int32[1797]) in a fixed random order."""
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     images = np.round(pixels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     return images[order], labels[order].astype(np.int32)

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from evals.small_encoder import digits
 from pretrainx.evals import knn
 from pretrainx.evals.features import pixels
+
+reference = pytest.importorskip(
+    "sklearn.neighbors", reason="scikit-learn is compared with: pip install 'pretrainx[test]'"
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,7 @@ def test_equal_to_scikit_learn(rows, k, temperature):
     """Its own search and vote, with weights that are told: exp(cosine / temperature)."""
     bank, labels, queries, truth = rows
     weigh = lambda distance: np.exp((1 - distance) / temperature)
-    other = KNeighborsClassifier(k, weights=weigh, metric="cosine", algorithm="brute").fit(bank, labels)
+    other = reference.KNeighborsClassifier(k, weights=weigh, metric="cosine", algorithm="brute").fit(bank, labels)
     assert np.array_equal(knn.predict(bank, labels, queries, k, temperature), other.predict(queries))
     found = knn.accuracy(bank, labels, queries, truth, k, temperature)
     assert found == pytest.approx(other.score(queries, truth)) and 0.8 < found < 1
@@ -28,7 +31,7 @@ def test_equal_to_scikit_learn(rows, k, temperature):
 
 def test_chunks_give_the_same_neighbours(rows, monkeypatch):
     bank, _, queries, _ = rows
-    there = NearestNeighbors(n_neighbors=5, metric="cosine").fit(bank).kneighbors(queries)
+    there = reference.NearestNeighbors(n_neighbors=5, metric="cosine").fit(bank).kneighbors(queries)
     for held in (knn.COSINES, 7 * len(bank)):
         monkeypatch.setattr(knn, "COSINES", held)
         indices, cosines = knn.nearest(bank, queries, 5)

@@ -4,12 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from evals.small_encoder import digits
 from pretrainx.evals import linear_probe
 from pretrainx.evals.features import pixels
 
+reference = pytest.importorskip(
+    "sklearn.linear_model", reason="scikit-learn is compared with: pip install 'pretrainx[test]'"
+)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -24,7 +26,7 @@ def rows():
 def test_logistic_equals_scikit_learn(rows, strength):
     x, labels = rows[0].astype(np.float64), rows[1]
     ours = linear_probe.logistic(x, labels, 10, strength)
-    other = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(x, labels)
+    other = reference.LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(x, labels)
     np.testing.assert_allclose(ours[:-1].T, other.coef_, atol=2e-3 * np.abs(other.coef_).max())
     shift = ours[-1] - other.intercept_
     np.testing.assert_allclose(shift - shift.mean(), 0, atol=5e-3)  # equal logits in all classes change nothing
@@ -48,13 +50,13 @@ def test_the_strength_is_chosen_on_rows_that_were_not_fitted(rows, monkeypatch):
     scale = np.sqrt(((x - mean) ** 2).mean())
     rest = np.setdiff1d(np.arange(300), fifth)
     score = lambda c: (
-        LogisticRegression(C=c, tol=1e-6, max_iter=5000)
+        reference.LogisticRegression(C=c, tol=1e-6, max_iter=5000)
         .fit((x[rest] - mean) / scale, labels[rest])
         .predict_log_proba((x[fifth] - mean) / scale)[np.arange(len(fifth)), labels[fifth]]
         .mean()
     )
     assert score(chosen) >= max(map(score, (1e-4, 0.01 * chosen, 0.1 * chosen, 10 * chosen))) - 1e-3
-    whole = LogisticRegression(C=chosen, tol=1e-8, max_iter=5000).fit((x - mean) / scale, labels)
+    whole = reference.LogisticRegression(C=chosen, tol=1e-8, max_iter=5000).fit((x - mean) / scale, labels)
     agreed = ((1000 * test + 5) @ kernel + bias).argmax(1) == whole.predict((test - mean) / scale)
     assert agreed.mean() > 0.99
     assert linear_probe.accuracy("logistic", 1000 * x + 5, labels, 1000 * test + 5, truth, 10, 1) > 0.8

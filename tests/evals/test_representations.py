@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from evals.small_encoder import IMAGES, digits, rules, simclr
+from pretrainx.core import config as strict
+from pretrainx.core.errors import ConfigError
 from pretrainx.evals import collapse, knn, linear_probe
 from pretrainx.evals.features import features, pixels
 from pretrainx.evals.representations import RepresentationConfig, Representations
@@ -44,7 +47,7 @@ def test_all_of_one_encoder(rows):
     ]
     name = "probe/logistic_c-by-fifth_cached_features_10-per-class/test"
     assert found[name] == pytest.approx(np.mean(scores), abs=0.011)  # a hundred pictures: one may fall the other way
-    rank = found["collapse/rankme_features/test"]
+    rank = found["collapse/rankme_features_n100/test"]
     assert rank == pytest.approx(collapse.rankme(asked[0]), rel=1e-3) and 1 < rank < 16
     assert len(found) == 4 + len(collapse.measures(asked[0]))
 
@@ -56,7 +59,7 @@ def test_raw_pixels_are_named_as_such():
     bank, queries = pixels(images[:400]), pixels(images[400:500])
     expected = knn.accuracy(bank, labels[:400], queries, labels[400:500])
     assert found["knn/k20_t0.07_pixels_l2/test"] == pytest.approx(expected) and expected > 0.9
-    assert "probe/moco_cached_pixels/test" in found and "collapse/embedding_std_pixels/test" in found
+    assert "probe/moco_cached_pixels/test" in found and "collapse/embedding_std_pixels_n100/test" in found
 
 
 def test_crops_are_new_in_every_epoch(monkeypatch):
@@ -96,11 +99,60 @@ def test_without_labels_and_with_few_rows():
     assert "knn/k7_t0.07_features_l2/test" in representations(*state)
 
 
+def test_several_protocols_of_one_encoder():
+    """Each by its own name; the figures are those of one alone."""
+    known, asked = slice(0, 60), slice(400, 450)
+    config = RepresentationConfig(probe=linear_probe.PROTOCOLS, knn_k=0, probe_epochs=2)
+    representations, state = measured(config, known, asked)
+    found = representations(*state)
+    names = [name for name in found if name.startswith("probe/")]
+    assert names == [
+        f"probe/{how}_features/test" for how in ("ssl_e2_cached", "moco_e2_cached", "logistic_c-by-fifth_cached")
+    ]
+    alone, state = measured(dataclasses.replace(config, probe="moco"), known, asked)
+    assert alone(*state)[names[1]] == found[names[1]]
+    assert RepresentationConfig().probes == () and RepresentationConfig(probe="ssl").probes == ("ssl",)
+    for wrong in ("logistik", ("ssl", "logistik")):
+        with pytest.raises(ConfigError, match="did you mean 'logistic'"):
+            strict.parse(RepresentationConfig, {"probe": wrong})
+    saved = strict.as_dict(config)
+    assert strict.parse(RepresentationConfig, saved) == config
+
+
+def test_collapse_is_measured_of_four_rows_for_each_dimension(monkeypatch):
+    """Where the split has them; the name says of how many."""
+    representations, state = measured(RepresentationConfig(knn_k=0), asked=slice(400, 500))
+    assert "collapse/rankme_features_n100/test" in representations(*state)
+    monkeypatch.setattr("pretrainx.evals.representations.MEASURED", (8, 80))
+    found = representations(*state)
+    z = features(representations.objective, rules(), *state, digits()[0][400:464])
+    assert found["collapse/rankme_features_n64/test"] == pytest.approx(collapse.rankme(z), rel=1e-3)  # 16 dimensions
+    assert "collapse/rankme_pixels_n80/test" in representations.pixels()
+
+
 def test_stops_when_asked():
     representations, state = measured()
     assert representations(*state, lambda: True) == {}
     asked = iter([False, True])
     assert representations(*state, lambda: next(asked)) == {}
+    assert representations.neighbours(*state, "test", lambda: True) is None
+
+
+def test_the_bank_is_encoded_once(monkeypatch):
+    """The sheet of neighbours takes what was just measured with, of the same parameters only, and makes it itself otherwise."""
+    seen = []
+    watched = lambda *given, **options: seen.append(len(given[4])) or features(*given, **options)
+    monkeypatch.setattr("pretrainx.evals.representations.features", watched)
+    representations, (params, extras) = measured(RepresentationConfig(train_limit=50, pictures=3, seeds=2))
+    sheet = lambda params: np.asarray(representations.neighbours(params, extras, "test"))
+    representations(params, extras)
+    first = sheet(params)
+    assert seen == [100, 50, 50, 3], "the split, a bank for each seed, the pictures of the sheet"
+    assert np.array_equal(sheet(params), first) and seen[4:] == [50, 3]
+    representations(params, extras)
+    del seen[:]
+    other = jax.tree.map(lambda leaf: leaf[::-1], params)
+    assert not np.array_equal(sheet(other), first) and seen == [50, 3]
 
 
 def test_the_sheet_of_neighbours():
@@ -113,10 +165,10 @@ def test_the_sheet_of_neighbours():
 
 
 def test_in_words():
-    described = dataclasses.replace(CONFIG, probe="moco").described()
+    described = dataclasses.replace(CONFIG, probe=("moco", "ssl", "moco")).described()
     assert described == [
         "20 nearest neighbours at temperature 0.07 with 10 labels per class",
-        "linear probe moco with 10 labels per class",
-        "3 pictures",
+        "linear probe moco, ssl with 10 labels per class",
+        "3 pictures to look at",
     ]
     assert RepresentationConfig(knn_k=0, pictures=0).described() == []

@@ -61,7 +61,10 @@ FORMS = {
 
 @pytest.mark.parametrize(
     "values",
-    [pytest.param(ALL[name], marks=[pytest.mark.slow] * (name in ("pairs", "bart"))) for name in TRAINED],
+    [
+        pytest.param(ALL[name], marks=[pytest.mark.slow] * (name in ("pairs", "bart", "t5", "llama")))
+        for name in TRAINED
+    ],
     ids=TRAINED,
 )
 def test_there_and_back(tmp_path, corpus, values):

@@ -53,7 +53,7 @@ def test_gradients_inside_a_loop_have_the_librarys_order_of_dimensions():
 
 def test_start():
     kernel = Convolution(64, 3).init(jax.random.key(0), np.zeros((1, 4, 4, 32)))["params"]["kernel"]
-    assert kernel.names == ("window", "window", "channels", "features") and kernel.value.shape == (3, 3, 32, 64)
+    assert kernel.names == (None, None, "channels", "features") and kernel.value.shape == (3, 3, 32, 64)
     assert abs(float(kernel.value.std()) / (2 / (9 * 64)) ** 0.5 - 1) < 0.03
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
 from pretrainx.models.layers import Precision, drop_path
@@ -201,3 +202,17 @@ def test_what_is_refused():
         applied(PLAIN, params(PLAIN), "embed", X[:, :8, :8])
     with pytest.raises(ValueError, match="need all patches"):
         applied(BEIT, params(BEIT), "blocks", np.zeros((1, 5, 16)))
+
+
+def test_later_blocks_add_less_at_the_start():
+    """The matrices out of attention and MLP of block l are divided by sqrt(2 l), and no others."""
+    config = replace(PLAIN, width=64, depth=3, mlp_width=64, smaller_residual=True, initial="normal")
+    for given in (config, replace(config, remat="full", unroll=0)):
+        layers = meta.unbox(build(given).init(jax.random.key(0), X)["params"])["layers"]
+        for path, leaf in paths.leaves(layers):
+            if path.endswith("kernel"):
+                divided = path in ("attention/out/kernel", "mlp/down/kernel")
+                wanted = 0.02 / np.sqrt(2 * np.arange(1, 4)) if divided else np.full(3, 0.02)
+                np.testing.assert_allclose(np.asarray(leaf).reshape(3, -1).std(1), wanted, rtol=0.1, err_msg=path)
+    with pytest.raises(ConfigError, match="not divided"):
+        replace(config, initial="xavier")

@@ -36,6 +36,14 @@ CONTRASTIVE_FAULTS = [
         TEST_MOCO + "rows_that_are_not_valid_bring_no_keys",
     ),
     Mutant(
+        "narrow teacher",
+        "a teacher has the dtype of the parameters, in which it may stand still",
+        CONTRASTIVE,
+        "lambda x: jnp.copy(wide(x))",
+        "jnp.copy",
+        TEST_MOCO + "a_teacher_of_bfloat16_parameters_moves",
+    ),
+    Mutant(
         "unshuffled",
         "keys of permuted rows are not brought back",
         MOCO,

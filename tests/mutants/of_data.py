@@ -209,6 +209,22 @@ DATA = [
         TEST_PREPARATION + "a_test_set_has_the_classes_of_training_and_none_of_its_files",
     ),
     Mutant(
+        "class after class",
+        "what is evaluated keeps the order of the source",
+        IMAGES,
+        "held_out = sorted(set(range(len(names))) - set(train), key=lambda number: shares[number])",
+        "held_out = sorted(set(range(len(names))) - set(train))",
+        TEST_PREPARATION + "the_first_pictures_of_what_is_evaluated_are_of_all_classes",
+    ),
+    Mutant(
+        "mixed case",
+        "files of another case are passed over",
+        "pretrainx/data/sources.py",
+        "if name.lower().endswith(suffixes)",
+        "if name.endswith(suffixes)",
+        TEST_PICTURES + "a_folder_of_classes",
+    ),
+    Mutant(
         "padded pictures",
         "padded held-out pictures are valid",
         "pretrainx/data/prepared_images.py",

@@ -55,6 +55,14 @@ MASKED_PICTURES = [
         TEST["vq_vae"] + "dead_codes_become_vectors_of_the_batch",
     ),
     Mutant(
+        "inflated counts",
+        "figures of a codebook are made of counts that revival raised",
+        CODEBOOK,
+        '"used": blend("used", counts),',
+        '"used": jnp.where(dead, 2 * least, counts_after),',
+        TEST["vq_vae"] + "revived_codes_that_nobody_chooses_are_counted_as_dead",
+    ),
+    Mutant(
         "split kernels",
         "convolutions are partitioned by channels, which gives wrong gradients",
         "pretrainx/models/convolution.py",

@@ -5,6 +5,7 @@ from mutants.record import Mutant
 RESUME, REPLAY, LOAD, DISK = (f"pretrainx/runs/{name}.py" for name in ("resume", "replay", "load", "disk"))
 SINK, WATCHDOG, VERIFY, LOOP = (f"pretrainx/training/{name}.py" for name in ("sink", "watchdog", "verify", "loop"))
 WRITERS = "pretrainx/training/writers.py"
+OF_PICTURES = "tests/runs/test_runs_of_pictures.py::"
 
 RUNS = [
     Mutant(
@@ -118,5 +119,29 @@ RUNS = [
         "dtype=np.uint64) * 2 + 1",
         "dtype=np.uint64) * 2 + 2",
         "tests/training/test_verify_checkpoint.py::test_every_flipped_bit_is_seen",
+    ),
+    Mutant(
+        "half a record",
+        "an evaluation that a signal cut off after the held-out loss passes for a whole one",
+        "pretrainx/runs/evaluation.py",
+        "return {} if further is None else values | further",
+        "return values | (further or {})",
+        OF_PICTURES + "test_an_evaluation_that_is_cut_off_gives_nothing",
+    ),
+    Mutant(
+        "peeking",
+        "the test split is measured while a run trains",
+        "pretrainx/runs/evaluation_of_images.py",
+        'TRAINING, FINISHED = ("held_out", "test"), ',
+        'TRAINING, FINISHED = ("test", "held_out"), ',
+        OF_PICTURES + "test_the_test_split_is_for_the_end",
+    ),
+    Mutant(
+        "borrowed tokenizer",
+        "a run needs the directory of its tokenizer's run for ever",
+        "pretrainx/runs/frozen_tokenizer.py",
+        'return kept(workdir / "checkpoints") or strict.as_dict(',
+        "return strict.as_dict(",
+        OF_PICTURES + "test_codes_of_another_run",
     ),
 ]

@@ -59,6 +59,22 @@ NETWORKS = [
         TEST["patches"] + "relative_index",
     ),
     Mutant(
+        "decayed places",
+        "learned positions of patches are decayed, as an embedding",
+        VIT,
+        '("place", "embed")',
+        '("position", "embed")',
+        "tests/optim/test_table.py::test_of_a_vit_only_matrices_decay",
+    ),
+    Mutant(
+        "named windows",
+        "the window of a convolution is no part of its inputs",
+        CONVOLUTION,
+        '(None, None, "channels", "features")',
+        '("length", "bucket", "channels", "features")',
+        "tests/optim/test_per_layer.py::test_a_convolution_is_a_matrix_of_its_window_s_inputs",
+    ),
+    Mutant(
         "mask places",
         "the mask token hides positions too",
         VIT,

@@ -76,7 +76,8 @@ def copy(directory):
 
 def python(directory, *arguments):
     """Runs the interpreter in a copy, whose package hides the installed one."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    dropped = ("PYTEST_", "COV_", "PRETRAINX_SHARE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     environment |= {
         "PYTHONPATH": str(directory),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -86,7 +87,8 @@ def python(directory, *arguments):
 
 
 def run_tests(directory, *selection):
-    return python(directory, "-m", "pytest", "-n0", "-x", "-p", "no:cacheprovider", *selection)
+    options = ("-n0", "-x", "-p", "no:cacheprovider", "-m", "slow or not slow")
+    return python(directory, "-m", "pytest", *options, *selection)
 
 
 def exception(output):

@@ -12,8 +12,11 @@ from scipy import stats
 from pretrainx.core import config
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
+from pretrainx.models.layers import Precision
+from pretrainx.models.resnet import ResNetConfig
 from pretrainx.objectives import augmentation, colour, pixels
 from pretrainx.objectives.augmentation import SETTINGS, Augmentation, AugmentConfig
+from pretrainx.objectives.byol import ByolConfig
 
 DRAWS = 1000
 KEYS = jax.vmap(jax.random.key)(jnp.arange(DRAWS))
@@ -226,3 +229,14 @@ def test_what_does_not_fit_is_refused(given, key):
     with pytest.raises(ConfigError) as refused:
         AugmentConfig(**given).build(IMAGES)
     assert refused.value.where.endswith(key)
+
+
+def test_errors_name_the_section():
+    with pytest.raises(ConfigError) as caught:
+        AugmentConfig("mae", jitter=(0.1, 0.1, 0.1, 0.1)).build(Images(8), "second")
+    assert caught.value.where == "config.objective.second.jitter"
+    with pytest.raises(ConfigError) as caught:
+        ByolConfig(momentum_steps=1, second=AugmentConfig("byol_second", blur_side=99)).build(
+            ResNetConfig((1,)), Images(8), Precision()
+        )
+    assert caught.value.where == "config.objective.second.blur_side"

@@ -168,3 +168,15 @@ def test_refusals(model, tokenizer, config, where):
     with pytest.raises(ConfigError) as caught:
         BeitConfig(**({"min_block": 2, "augment": STILL} | config)).build(model, IMAGES, FLOAT64, tokenizer)
     assert caught.value.where == where
+
+
+def test_training_without_a_key_is_without_dropout():
+    objective = BeitConfig(min_block=2, augment=STILL).build(
+        dataclasses.replace(MODEL, dropout=0.5), IMAGES, FLOAT64, CLUSTERS
+    )
+    given = batch_of(2)
+    params = axes.unbox(objective.init(jax.random.key(0), given))
+    one, other = (
+        objective.outputs(params, {}, given, ("features",), train=train)["features"] for train in (True, False)
+    )
+    np.testing.assert_array_equal(one, other)

@@ -1,13 +1,14 @@
 """BYOL and SimSiam: losses by hand, where gradients stop, the teacher's schedule."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrainx.core import axes
+from pretrainx.core import axes, paths
 from pretrainx.core.schedule import Cosine
 from pretrainx.objectives.byol import ByolConfig
 from pretrainx.objectives.simsiam import SimsiamConfig
@@ -114,3 +115,13 @@ def test_padded_rows_change_nothing(config):
     first, second = (encode(objective, params, extras, views, valid) for views in (VIEWS, other))
     assert distance(first.extras, second.extras) == 0
     assert distance((first.totals, first.metrics), (second.totals, second.metrics)) < 1e-12
+
+
+def test_biases_of_heads_with_batch_norm():
+    """SimSiam's predictor ends with one (Chen & He, section 3); what stands before a norm has none, and BYOL's has none."""
+    names = lambda config: {
+        path for path, _ in paths.leaves(build(config).init(jax.random.key(0), batch())) if path.endswith("bias")
+    }
+    dense = lambda found: {path for path in found if "/dense_" in path}
+    assert dense(names(replace(SIMSIAM, head_norm="batch"))) == {"predictor/dense_1/bias"}
+    assert dense(names(replace(BYOL, head_norm="batch"))) == set()

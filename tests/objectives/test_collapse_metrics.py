@@ -70,3 +70,15 @@ def test_formulas():
 def test_no_pairs(count):
     found = jax.jit(embedding_metrics)(*np.ones((2, 4, 3)), np.arange(4) < count)
     assert all(np.isfinite(mean.total) for mean in found.values())
+
+
+@pytest.mark.parametrize("rows", [3, 9])
+def test_products_are_not_rounded_on_accelerators(rows):
+    """Their default would take bfloat16 or TF32 factors."""
+    z = np.ones((rows, 5), np.float32)
+    products = [
+        line
+        for line in jax.jit(embedding_metrics).lower(z, z, np.ones(rows, bool)).as_text().splitlines()
+        if "dot_general" in line
+    ]
+    assert len(products) == 2 and all("HIGHEST, HIGHEST" in line for line in products)

@@ -56,10 +56,6 @@ def test_flipped():
     box = np.float32([1, 2, 9, 7])
     straight, flipped = (RESIZED(pixels, box, 6, "bicubic", flag) for flag in (False, True))
     np.testing.assert_array_equal(flipped, straight[:, ::-1])
-    turned = np.asarray(jax.jit(jax.vmap(lambda key: crops.flip(key, pixels, 0.3)))(KEYS[:500]))
-    same, mirrored = ((turned == each).all((1, 2, 3)) for each in (pixels, pixels[:, ::-1]))
-    assert (same ^ mirrored).all()
-    assert stats.binomtest(int(mirrored.sum()), 500, 0.3).pvalue > LIKELY
 
 
 def boxes(height, width, *law):

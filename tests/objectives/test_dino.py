@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrainx.core import axes
+from pretrainx.core import axes, paths, random
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.schedule import Cosine
+from pretrainx.models.dino_head import DinoHead, Prototypes
 from pretrainx.models.vit import VitConfig
 from pretrainx.objectives import dino
 from pretrainx.objectives.augmentation import AugmentConfig
@@ -62,7 +63,15 @@ def test_pairs_by_hand():
 def test_centre_and_teacher():
     """The centre moves to the mean of the teacher's outputs on valid rows, after the loss; the teacher after the update."""
     states = runs(1).states
-    assert not states[0].extras["centre"].any() and states[1].extras["centre"].any()
+    assert not states[0].extras["centre"].any()
+    given = batch(invalid=(2,))
+    model = objective().model
+    keys = objective().row_keys(random.stream(5, random.OBSERVE, 0), given)
+    views = objective().observe_rows(keys, given, 0).inputs["views"][:2]
+    said = [model.apply({"params": states[0].extras["teacher"]}, view)["projection"] for view in views]
+    np.testing.assert_allclose(
+        states[1].extras["centre"], 0.1 * np.mean(np.stack(said)[:, given["valid"]], (0, 1)), rtol=1e-9
+    )
     teacher = states[0].params
     for step, state in enumerate(states[1:]):
         m = float(Cosine(0.5, 1.0, 4)(step))
@@ -143,6 +152,53 @@ def test_smaller_crops_go_through_the_same_parameters():
     assert local["projection"].shape == (3, 7) and built.augmentations[2].size == 4
 
 
-def test_relative_positions_are_of_one_size():
-    with pytest.raises(ConfigError, match="one size"):
-        CONFIG.build(vit(positions="relative"), IMAGES, WIDE)
+@pytest.mark.parametrize(
+    ("model", "changes", "what"),
+    [({"positions": "relative"}, {}, "one size"), ({}, {"local": replace(SMALLER, size=3)}, "do not fill")],
+)
+def test_local_crops_that_cannot_be_read(model, changes, what):
+    with pytest.raises(ConfigError, match=what) as caught:
+        replace(CONFIG, **changes).build(vit(**model), IMAGES, WIDE)
+    assert caught.value.where == "config.objective.local.size"
+
+
+def test_local_crops_are_whole_patches_and_need_not_be():
+    """3/7 of 28 pixels, a multiple of 4, are 12: two patches of 7 are 14. Without them nothing is said about them."""
+    images, model = replace(IMAGES, size=28), replace(vit(), patch=7)
+    config = DinoConfig(prototypes=7, hidden=(6,), bottleneck=4).over(10)
+    assert [view.size for view in config.build(model, images, WIDE).augmentations[1:3]] == [28, 14]
+    none = replace(config, local_crops=0, local=replace(SMALLER, size=3)).build(model, images, WIDE)
+    assert len(none.augmentations) == 2 and none.small == none.model
+
+
+def test_the_teacher_s_temperature_rises():
+    """From 0.04 to 0.07 over the first 30 % of the run, unless the config says how long."""
+    found = DinoConfig().over(100).build(vit(), IMAGES, WIDE).teacher_temperature
+    np.testing.assert_allclose([found(step) for step in (0, 15, 30, 99)], [0.04, 0.055, 0.07, 0.07])
+    assert CONFIG.over(100) == CONFIG
+
+
+def test_flops():
+    """The student reads all crops forward and backward, the teacher the global two forward: a third of it."""
+    built = CONFIG.build(vit(), IMAGES, WIDE)
+    large, small = built.flops_per_view(), built.flops_per_view(4)
+    assert built.flops_per_row() == pytest.approx(2 * large + 2 * small + 2 / 3 * large)
+
+
+def test_the_head_starts_as_released_ones():
+    """Normal of deviation 0.02, biases 0; GELU between layers."""
+    head = DinoHead((64, 64), 8, precision=WIDE)
+    params = axes.unbox(head.init(jax.random.key(0), jnp.zeros((1, 64)))["params"])["mlp"]
+    assert {path for path, x in paths.leaves(params) if not x.any()} == {"dense_0/bias", "dense_1/bias"}
+    assert params["dense_0"]["kernel"].std() == pytest.approx(0.02, rel=0.05)
+    x = jnp.asarray(RNG.standard_normal((3, 64)))
+    dense = [params[f"dense_{number}"]["kernel"] for number in (0, 1)]
+    said = head.bind({"params": {"mlp": params}}).mlp(x)
+    np.testing.assert_allclose(said, jax.nn.gelu(x @ dense[0], approximate=False) @ dense[1], rtol=1e-9)
+
+
+def test_cosines_with_prototypes_are_not_rounded_on_accelerators():
+    head = Prototypes(5, 7, WIDE)
+    text = jax.jit(lambda x: head.init_with_output(jax.random.key(0), x)[0]).lower(jnp.zeros((2, 5))).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) == 1 and "HIGHEST, HIGHEST" in products[0]

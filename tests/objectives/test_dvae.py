@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pretrainx.core import axes
+from pretrainx.core.errors import ConfigError
 from pretrainx.models.visual_tokenizer import VisualTokenizerConfig, ids_of
 from pretrainx.objectives.dvae import DvaeConfig, logit_laplace
 from toys.masked_pictures import FLOAT64, IMAGES, STILL, batch_of, shapes
@@ -89,3 +90,12 @@ def test_codes_are_the_largest_logits():
     np.testing.assert_array_equal(collected["counts"].array, np.bincount(np.ravel(found["ids"]), minlength=CODES))
     _, after = objective.advance(params, extras, collected, None, 0)
     np.testing.assert_allclose(after["counts"], 0.01 * np.asarray(collected["counts"].array))
+
+
+def test_the_temperature_falls_over_the_run():
+    objective = DvaeConfig(augment=STILL).over(40).build(MODEL, IMAGES, FLOAT64)
+    np.testing.assert_allclose([objective.temperature(step) for step in (0, 40)], [1, 1 / 16])
+    assert objective.temperature(39) > 1 / 16 and DvaeConfig(temperature_steps=7).over(40).temperature_steps == 7
+    with pytest.raises(ConfigError, match="run's length") as caught:
+        DvaeConfig(augment=STILL).build(MODEL, IMAGES, FLOAT64)
+    assert caught.value.where == "config.objective.temperature_steps"

@@ -183,3 +183,13 @@ def test_refusals(model, config, where):
 def test_width_of_the_decoder():
     with pytest.raises(ConfigError, match="width"):
         MaeConfig(decoder_width=18, decoder_heads=3)
+
+
+def test_training_without_a_key_is_without_dropout():
+    objective = MaeConfig(**SMALL).build(dataclasses.replace(VIT, dropout=0.5), IMAGES, FLOAT64)
+    given = batch_of(2)
+    params = axes.unbox(objective.init(jax.random.key(0), given))
+    one, other = (
+        objective.outputs(params, {}, given, ("features",), train=train)["features"] for train in (True, False)
+    )
+    np.testing.assert_array_equal(one, other)

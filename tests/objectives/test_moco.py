@@ -10,6 +10,7 @@ import pytest
 
 from pretrainx.core import axes, random
 from pretrainx.core.errors import ConfigError
+from pretrainx.models.layers import Precision
 from pretrainx.models.unit import unit
 from pretrainx.objectives.contrastive import against_queue
 from pretrainx.objectives.moco import SHUFFLE, Moco, MocoConfig
@@ -189,3 +190,25 @@ def test_the_choice_of_batch_norm_is_the_models(bn, model, right):
     else:
         with pytest.raises(ConfigError, match="BatchNorm of the model"):
             config.build(model, IMAGES, WIDE)
+
+
+@pytest.mark.parametrize("symmetric, passes", [(False, 4 / 3), (True, 8 / 3)])
+def test_flops(symmetric, passes):
+    """Of a query forward and backward, of a key forward: a third of it; both twice where each view is both."""
+    objective = build(MocoConfig(queue=ROWS * 2, symmetric=symmetric, views=FLIPPED), VIT)
+    assert objective.flops_per_row() == pytest.approx(passes * objective.flops_per_view())
+
+
+def test_a_teacher_of_bfloat16_parameters_moves():
+    """In their dtype a momentum of 0.999 would change nothing."""
+    objective = replace(CONFIG, momentum=0.999).build(VIT, IMAGES, Precision("bfloat16", "bfloat16"))
+    given = batch()
+    params, extras = jax.jit(
+        lambda: objective.start(jax.random.key(1), objective.init(jax.random.key(0), given), given)
+    )()
+    params, extras = axes.unbox(params), axes.unbox(extras)
+    moved = jax.tree.map(lambda x: (x + jnp.abs(x) / 8 + 1).astype(x.dtype), params)
+    collected = {"keys": jnp.zeros((ROWS, 1, 4)), "valid": jnp.ones(ROWS, bool)}
+    _, after = objective.advance(moved, extras, collected, jax.random.key(0), 0)
+    for old, new in zip(*map(jax.tree.leaves, (extras["teacher"], after["teacher"])), strict=True):
+        assert new.dtype == jnp.float32 and (np.asarray(new) > np.asarray(old)).all()

@@ -1,6 +1,7 @@
 """MoCo v3: the loss by hand, the teacher's momentum, what is frozen, and that microbatches do not change it."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -95,9 +96,18 @@ def test_heads_go_by_the_model():
 
 
 def test_what_is_refused():
-    with pytest.raises(ConfigError, match="momentum_steps"):
+    with pytest.raises(ConfigError, match="run's length"):
         MocoV3Config().build(VIT, IMAGES, Precision())
     assert MocoV3Config().over(7).momentum_steps == 7 and CONFIG.over(7) == CONFIG
     sizes = MocoV3Config(momentum_steps=1, second=AugmentConfig("none", size=4))
     with pytest.raises(ConfigError, match="different sizes"):
         sizes.build(VIT, IMAGES, Precision())
+
+
+def test_crops_go_by_the_model():
+    """From 0.08 of the area for a ViT, from 0.2 for a ResNet (there too, if the config says so)."""
+    least = lambda config, model: [view.crop[0] for view in config.build(model, IMAGES, Precision()).augmentations]
+    config = MocoV3Config(momentum_steps=1)
+    assert least(config, VIT) == [0.08, 0.08] and least(config, RESNET) == [0.2, 0.2]
+    own = replace(config, first=AugmentConfig("moco_v3_first", crop=(0.5, 1.0)), second=AugmentConfig("byol_second"))
+    assert least(own, RESNET) == [0.5, 0.08]

@@ -1,14 +1,16 @@
 """The vector-quantised autoencoder: how codes move and are revived, its gradients, what it learns, and the gate before BEiT."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrainx.core import axes
+from pretrainx.core import axes, paths
 from pretrainx.core.errors import ConfigError
+from pretrainx.core.records import Sum
 from pretrainx.models.layers import Precision
 from pretrainx.models.patch_clusters import PatchClusters, fitted
 from pretrainx.models.visual_tokenizer import VisualTokenizerConfig, ids_of, pictures_of, quantised
@@ -48,6 +50,7 @@ def test_codes_are_running_means(normalise):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         state = {"counts": rng.uniform(1, 5, 6), "sums": rng.standard_normal((6, 3)), "codebook": np.zeros((6, 3))}
+        state["used"] = rng.uniform(1, 5, 6)
         counts, sums = np.float64([0, 3, 2, 9, 1, 1]), rng.standard_normal((6, 3))
         after = moved(state, counts, sums, np.zeros((2, 3)), np.ones(2, bool), normalise=normalise)
         count = 0.9 * state["counts"] + 0.1 * counts
@@ -56,11 +59,13 @@ def test_codes_are_running_means(normalise):
         if normalise:
             wanted /= np.sqrt(np.square(wanted).sum(1, keepdims=True) + 1e-6)
         np.testing.assert_allclose(after["counts"], count, rtol=1e-12)
+        np.testing.assert_allclose(after["used"], 0.9 * state["used"] + 0.1 * counts, rtol=1e-12)
         np.testing.assert_allclose(after["codebook"], wanted, rtol=1e-12)
 
 
 def test_dead_codes_become_vectors_of_the_batch():
     state = {"counts": np.float32([9, 0.01, 9, 0, 0.2]), "sums": np.ones((5, 2)), "codebook": np.ones((5, 2))}
+    state["used"] = state["counts"]
     fresh, valid = np.arange(12.0).reshape(6, 2) + 100, np.array([False, True, True, False, True, False])
     counts = np.float32([10, 0, 10, 0, 0])
     after = moved(state, counts, np.ones((5, 2)), fresh, valid, revive_below=0.1)
@@ -70,6 +75,49 @@ def test_dead_codes_become_vectors_of_the_batch():
     assert sorted(revived[:, 0]) == [102, 104, 108]  # each another one, and none of an invalid row
     np.testing.assert_allclose(np.asarray(after["counts"])[dead], 0.8, rtol=1e-6)  # twice a tenth of the average, 4
     np.testing.assert_allclose(np.asarray(after["sums"])[dead], 0.8 * revived, rtol=1e-6)
+
+
+def test_revived_codes_that_nobody_chooses_are_counted_as_dead():
+    """Of 64 codes 8 are chosen for 200 steps: revival gives the others counts, the figures are of what was chosen."""
+    with jax.enable_x64(True):
+        objective, _, _ = made()
+        counts = np.where(np.arange(64) < 8, 100.0, 0).astype(np.float32)
+        collected = {
+            "counts": Sum(jnp.asarray(counts)),
+            "sums": Sum(jnp.ones((64, 4))),
+            "fresh": jnp.ones((ROWS, objective.config.fresh_cells, 4)),
+            "valid": jnp.ones(ROWS, bool),
+        }
+        advance = jax.jit(lambda extras: objective.advance({}, extras, collected, jax.random.key(0), 0)[1])
+        extras = {
+            "codebook": jnp.ones((64, 4)),
+            "sums": jnp.zeros((64, 4)),
+            "counts": jnp.zeros(64),
+            "used": jnp.zeros(64),
+        }
+        for _ in range(200):
+            extras = advance(extras)
+        assert codebook.dead_share(extras["counts"], 0.1) < 0.1  # what the figures were made of
+        observation, _ = scored(*made(), batch_of(ROWS))
+        model = replace(MODEL, codes=64).build(IMAGES, FLOAT64)
+        params = axes.unbox(model.init(jax.random.key(0), observation.inputs["image"])["params"])
+        found = scored(replace(objective, model=model), params, extras, batch_of(ROWS))[1].metrics
+        assert found["dead"].total / found["dead"].weight == pytest.approx(56 / 64)
+        assert found["perplexity"].total / found["perplexity"].weight == pytest.approx(8, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        (VqVaeConfig(augment=STILL), MODEL),
+        (DvaeConfig(temperature_steps=1, augment=STILL), replace(MODEL, kind="logits")),
+    ],
+)
+def test_running_means_are_not_in_bfloat16(config, model):
+    """There a hundredth of a batch adds nothing to a large count."""
+    objective = config.build(model, IMAGES, Precision("bfloat16", "bfloat16"))
+    _, extras = jax.eval_shape(lambda: objective.start(jax.random.key(0), {}, None))
+    assert {leaf.value.dtype for _, leaf in paths.leaves(extras)} == {jnp.dtype("float32")}
 
 
 def test_what_a_step_collects():
@@ -86,7 +134,7 @@ def test_what_a_step_collects():
         np.testing.assert_allclose(outcome.collected["sums"].array, sums, atol=1e-12)
         for row, fresh in zip(z, np.asarray(outcome.collected["fresh"]), strict=True):
             assert all(np.abs(row - vector).max(1).min() < 1e-12 for vector in fresh)
-        assert set(params) & set(extras) == set() and set(extras) == {"codebook", "counts", "sums"}
+        assert set(params) & set(extras) == set() and set(extras) == {"codebook", "counts", "sums", "used"}
         # The first step takes the codebook from the data.
         _, after = objective.advance(params, extras, outcome.collected, jax.random.key(0), 0)
         valid = z[[0, 1, 3]].reshape(-1, 4)
@@ -206,3 +254,10 @@ def test_refusals(config, model, where):
 def test_sizes_that_cannot_be_halved(sizes):
     with pytest.raises(ConfigError, match="halved"):
         VisualTokenizerConfig(**sizes)
+
+
+def test_sums_of_vectors_are_not_rounded_on_accelerators():
+    """Their default would take bfloat16 or TF32 factors: the products with codes, and the sums of those who chose each."""
+    with jax.enable_x64(True):
+        lines = scored.lower(*made(), batch_of(ROWS)).as_text().splitlines()
+    assert sum("dot_general" in line and "HIGHEST, HIGHEST" in line for line in lines) == 2

@@ -30,6 +30,7 @@ def stepped(run, state, steps):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("autoregressive")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_steps_and_resume(name, tmp_path):

@@ -92,3 +92,14 @@ def test_inputs_of_frozen_blocks_are_refused():
     optimizer = Optimizer(AdamWConfig(groups=(Group(layer_decay=0.7),)), Ramp(1.0, 1.0, 1), 0.0, leaves()[0])
     with pytest.raises(ConfigError, match="blocks are not trained"):
         optimizer.rates({"token/table": leaves()[1]["token/table"]})
+
+
+def test_a_frozen_stack_counts_as_deep_as_the_table_says():
+    """What is handed in lies under three frozen blocks and one that is trained."""
+    found = dict(leaves()[1]) | {"head/layers/kernel": (1, 8, 8)}
+    names = (*leaves()[0], ("head/layers/kernel", ("layers", "embed", "mlp")))
+    config = AdamWConfig(groups=(Group(layer_decay=K),))
+    optimizer = Optimizer(config, Ramp(1.0, 1.0, 1), 0.0, names, tuple(found.items()))
+    trained = {path: found[path] for path in ("token/table", "head/layers/kernel")}
+    table_of = {path: rate for path, _, _, rate, _ in optimizer.table(found)}
+    assert optimizer.rates(trained)["token/table"] == table_of["token/table"] == K**4

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pretrainx.core import axes
 from pretrainx.core.schedule import Ramp
+from pretrainx.models.convolution import Convolution
 from pretrainx.optim import per_layer
 from pretrainx.optim.optimizer import AdafactorConfig, LARSConfig, MuonConfig, Optimizer
 
@@ -62,3 +64,10 @@ def test_layers_in_any_place(config):
         assert np.abs(changed[0] - weight).min() > 0
         np.testing.assert_allclose(changed[1], changed[0], rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(changed[2], changed[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_convolution_is_a_matrix_of_its_window_s_inputs():
+    boxes = jax.eval_shape(Convolution(128, 3).init, jax.random.key(0), jnp.zeros((1, 4, 4, 64)))["params"]
+    ((_, names),) = axes.of_boxed(boxes)
+    assert per_layer.is_matrix(names)
+    assert per_layer.folded_shape(names, boxes["kernel"].value.shape) == (9 * 64, 128)

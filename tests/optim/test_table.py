@@ -2,8 +2,15 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
+
+from pretrainx.core import axes, paths
+from pretrainx.core.images import Images
 from pretrainx.core.schedule import Ramp
-from pretrainx.optim.optimizer import AdafactorConfig, Group, LARSConfig, MuonConfig, Optimizer
+from pretrainx.models.layers import Precision
+from pretrainx.models.vit import VitConfig
+from pretrainx.optim.optimizer import AdafactorConfig, AdamWConfig, Group, LARSConfig, MuonConfig, Optimizer
 from pretrainx.optim.table import HEADER, lines
 from toys.leaves import AXES, LEAVES, SHAPES
 
@@ -49,3 +56,16 @@ def test_aligned():
     for name in ("role", "shape", "groups", "update"):
         place = table[0].index(name)
         assert all(line[place - 1] == " " for line in table) and all(line[place] != " " for line in table[1:-1])
+
+
+def test_of_a_vit_only_matrices_decay():
+    """Not what is added to the tokens: positions, class and mask token, biases of the scores."""
+    for positions, table in (("learned", "position/table"), ("relative", "relative/table")):
+        config = VitConfig(width=8, depth=1, heads=2, patch=4, positions=positions, mask_token=True, layer_scale=0.1)
+        model = config.build(Images(8), Precision())
+        boxes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+        shapes = {path: leaf.shape for path, leaf in paths.leaves(axes.unbox(boxes))}
+        rows = Optimizer(AdamWConfig(weight_decay=0.1), RATE, 0.0, axes.of_boxed(boxes)).table(shapes)
+        decays = {path: decay for path, _, _, _, decay in rows}
+        assert {table, "class_token", "mask_token"} <= {*decays}
+        assert {path for path, decay in decays.items() if decay} == {path for path in decays if path.endswith("kernel")}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import time
@@ -9,11 +10,48 @@ import time
 import pytest
 
 from chaos.gangs import HEARTBEAT, Gang, children, write_recipe
+from pretrainx.core.json_lines import read
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("processes"), pytest.mark.timeout(400)]
 
 STEPS, EVERY = 80, 20  # of the undisturbed run
 SHORT = "--config.train.steps=6"  # the schedule is constant: its losses are the first six of the longer run
+
+
+PICTURES = """\
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    config = ConfigDict()
+    config.objective = dict(name="mae", decoder_width=8, decoder_depth=1, decoder_heads=2, augment=dict(name="none"))
+    config.model = dict(name="vit", patch=4, width=16, depth=1, heads=2, positions="sincos", unroll=0)
+    config.data = dict(name="images", source="shapes", size=16, channels=1, limit=240, held_out=0.2)
+    config.schedule = dict(name="constant", peak=1e-2, warmup=0)
+    config.precision = dict(params="float64", compute="float64")
+    config.train = dict(steps=4, batch_size=8, log_every=1, eval_every=2)
+    config.evals = dict(limit=16, representations=dict(knn_k=3, pictures=4, train_limit=64, limit=32))
+    config.distributed = dict(heartbeat_seconds=5, wait_seconds=60)
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_look_at_pictures(tmp_path):
+    """They train on pictures, measure features and draw samples; all figures are those of one process."""
+    (tmp_path / "recipe.py").write_text(PICTURES)
+    evaluated, drawn = [], []
+    for processes in (1, 2):
+        gang = Gang(tmp_path / "recipe.py", tmp_path / f"of-{processes}", tmp_path / "compiled")
+        assert gang.start(processes, 4 // processes).wait() == [0] * processes, gang.output()
+        records = [line for line in read(gang.workdir / "metrics.jsonl") if "eval/held_out/loss" in line]
+        assert [record["step"] for record in records] == [2, 4]
+        evaluated.append({name: value for name, value in records[-1].items() if name.startswith("eval/")})
+        drawn.append({path.name for path in (gang.workdir / "samples").iterdir()})
+    kinds = ("neighbours", "reconstruction")
+    assert drawn[0] == drawn[1] == {f"{step:08d}-{kind}.png" for step in (2, 4) for kind in kinds}
+    assert evaluated[0].keys() == evaluated[1].keys() and any("/knn/" in name for name in evaluated[0])
+    assert all(math.isclose(value, evaluated[1][name], rel_tol=1e-4) for name, value in evaluated[0].items())
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +102,7 @@ def test_two_processes_are_one(mesh, gang, unbroken):
     assert json.loads((gang.workdir / "config.json").read_text())["mesh"]["tensor"] == mesh.get("tensor", 1)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_either_number_of_processes_goes_on(gang, unbroken):
     """2 processes, then 1, then 2; each stopped by SIGTERM, to the second of two."""
     for processes, step in ((2, 8), (1, 30)):

@@ -220,6 +220,7 @@ def test_a_dry_run_of_a_mixture(make, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("mixture_of_denoisers")
 def test_an_encoder_decoder_reads_the_prompt_as_its_source(runs):
     workdir = runs("mixture_of_denoisers")

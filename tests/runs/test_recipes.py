@@ -19,9 +19,11 @@ REFERENCE = re.compile(
 OF_TEXT = [*CONFIGS.glob("mlm/*.py"), *CONFIGS.glob("seq2seq/*.py")]
 OF_PICTURES = [*CONFIGS.glob("vision/*.py")]
 OF_VIEWS = [*OF_PICTURES, CONFIGS / "fashion.py"]
+OF_HIDDEN_PATCHES = ("mae_vit_base", "beit_vit_base", "visual_tokenizer")  # theirs falls as that of text does
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
 def test_smoke(path, tmp_path):
     reference = REFERENCE.search(path.read_text())
@@ -36,7 +38,8 @@ def test_smoke(path, tmp_path):
     records = [record for record in read(tmp_path / "metrics.jsonl") if "train/loss" in record]
     losses = [record["train/loss"] for record in records]
     # Losses between views hardly fall in 20 steps, some rise until a queue is full: there only the curve is compared.
-    assert len(losses) == 20 and (path in OF_VIEWS or sum(losses[-3:]) / 3 < losses[0] - 0.3), losses
+    falls = path not in OF_VIEWS or path.stem in OF_HIDDEN_PATCHES
+    assert len(losses) == 20 and (not falls or sum(losses[-3:]) / 3 < losses[0] - 0.3), losses
     assert path.stem == "visual_tokenizer" or all("perf/mfu" in record for record in records[1:])
     if reference is None:
         return

@@ -19,13 +19,21 @@ from toys.line import Line
 from toys.small import ROWS, Small, batch
 
 STD, RANK = "train/metric/embedding_std", "train/metric/embedding_rank"
-CONFIG = AlarmConfig(collapse_std=0.1, collapse_rank=0.05, patience=3, after=0)
+CONFIG = AlarmConfig(collapse_std=0.1, collapse_rank=0.05, patience=2, after=0)
 
 
-def heard(values, config=CONFIG, metric=STD):
-    """The numbers of the records at which the alarm was given."""
+def heard(values, config=CONFIG, metric=STD, every=1):
+    """The steps at which the alarm was given, of those that were logged."""
     alarm = Alarm(config)
-    return [step for step, value in enumerate(values, 1) if alarm({"step": step, metric: value, "train/loss": 0.0})]
+    steps = range(every, every * len(values) + 1, every)
+    record = lambda step, value: {"step": step, metric: value, "train/loss": 0.0}
+    return [step for step, value in zip(steps, values, strict=True) if alarm(record(step, value))]
+
+
+def test_patience_is_in_steps():
+    """However often is logged; but one figure alone is none."""
+    low = lambda every: heard([1, *[0] * 60], AlarmConfig(after=0), every=every)
+    assert [low(every) for every in (1, 5, 10, 20, 100)] == [[22], [30], [40], [60], [300]]
 
 
 def test_after_so_many_in_a_row():
@@ -39,7 +47,7 @@ def test_told_again_only_after_it_was_over():
 
 
 def test_the_first_steps_are_not_judged():
-    assert heard([0] * 9, AlarmConfig(patience=2, after=4)) == [6]
+    assert heard([0] * 9, AlarmConfig(patience=1, after=4)) == [6]
 
 
 def test_either_metric_by_itself():
@@ -47,7 +55,9 @@ def test_either_metric_by_itself():
     assert heard([0] * 9, metric="train/metric/uniformity") == []
     assert heard([0] * 9, AlarmConfig(collapse_std=0, after=0)) == []
     alarm = Alarm(AlarmConfig(patience=1, after=0))
-    found = alarm({"step": 1, STD: 0.01, RANK: 0.02, "train/metric/views/embedding_std": 0.03})
+    record = {STD: 0.01, RANK: 0.02, "train/metric/views/embedding_std": 0.03}
+    assert alarm({"step": 1, **record}) == []
+    found = alarm({"step": 2, **record})
     assert [(each["metric"], each["value"]) for each in found] == [
         (STD, 0.01),
         (RANK, 0.02),
@@ -112,7 +122,7 @@ def test_a_run_tells_of_a_collapse_and_may_end(tmp_path, stop):
     """An event with all the facts and a line on the screen; ended by an error of its own only on request, after the line of
     metrics is written."""
     with jax.enable_x64(True):
-        config = AlarmConfig(collapse_std=0.5, patience=2, after=0, stop=stop)
+        config = AlarmConfig(collapse_std=0.5, patience=1, after=0, stop=stop)
         said, events, logged, error = trained(tmp_path, [1.0, 0.25, 0.125, 0.25, 0.25], config)
     (event,) = events
     assert {name: event[name] for name in ("step", "metric", "value", "threshold")} == {
