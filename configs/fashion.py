@@ -10,29 +10,38 @@ generated in code. Hardware: 2 CPU cores, at most 15 minutes each.
 
 from ml_collections import ConfigDict
 
-RESNET = dict(name="resnet", stages=(1, 1, 1), width=32, stem="large")
-VIT = dict(name="vit", patch=4, width=96, depth=4, heads=3, positions="sincos", unroll=0, pool="mean")
+RESNET = dict(name="resnet", stages=(1, 1, 1), width=24, stem="large")
+VIT = dict(name="vit", patch=7, width=128, depth=4, heads=4, positions="sincos", unroll=0, pool="mean")
+SMALLER = dict(patch=4, width=64, heads=2)  # a visual tokenizer halves pictures: its patches are powers of two
 GREY = dict(name="grey")
-HEAD = dict(hidden=(128,), out=64)
 MOMENTUM = dict(momentum=0.99)
 
-# The objective, the model, the peak of the learning rate, and pictures read in all.
+# The objective, the model, the peak of the learning rate, and steps of 256 pictures: 2,400 are ten epochs.
 PARADIGMS = {
-    "simclr": (dict(temperature=0.2, views=GREY, **HEAD), RESNET, 2e-3),
-    "moco": (dict(queue=4096, views=GREY, hidden=128, out=64, **MOMENTUM), RESNET, 2e-3),
-    "supervised": (dict(name="classification", augment=GREY), RESNET, 2e-3),
-    "supervised_vit": (dict(name="classification", augment=GREY), VIT, 1e-3),
+    "simclr": (dict(temperature=0.2, views=GREY, hidden=(128,), out=64), RESNET, 2e-3, 2400),
+    "moco": (dict(queue=4096, views=GREY, hidden=128, out=64, **MOMENTUM), RESNET, 2e-3, 2400),
+    "supervised": (dict(name="classification", augment=GREY), RESNET, 2e-3, 2400),
+    "supervised_vit": (dict(name="classification", augment=GREY), VIT, 1e-3, 2400),
+    # Brightness tells garments apart: the pixels themselves are recovered, not those of patches made alike.
     "mae": (
-        dict(decoder_width=64, decoder_depth=2, decoder_heads=2, augment=dict(name="mae", crop=(0.5, 1.0))),
+        dict(
+            normalise_pixels=False,
+            decoder_width=64,
+            decoder_depth=2,
+            decoder_heads=2,
+            augment=dict(name="mae", crop=(0.5, 1.0)),
+        ),
         VIT,
         2e-3,
+        3600,
     ),
     "beit": (
         dict(tokenizer="runs/fashion-tokenizer", min_block=4),
-        VIT | dict(mask_token=True, positions="relative"),
+        VIT | SMALLER | dict(mask_token=True, positions="relative"),
         2e-3,
+        2400,
     ),
-    "tokenizer": (dict(name="vq_vae"), dict(name="visual_tokenizer", codes=256, patch=4, width=32), 2e-3),
+    "tokenizer": (dict(name="vq_vae"), dict(name="visual_tokenizer", codes=256, patch=4, width=32), 2e-3, 1000),
 }
 
 
@@ -40,7 +49,7 @@ def get_config(arg=""):
     smoke, paradigm = arg == "smoke", "simclr" if arg in ("", "smoke") else arg
     if paradigm not in PARADIGMS:
         raise ValueError(f"unknown variant {arg!r}: use :smoke or one of " + ", ".join(PARADIGMS))
-    objective, model, peak = PARADIGMS[paradigm]
+    objective, model, peak, steps = PARADIGMS[paradigm]
     config = ConfigDict()
     config.seed = 0
     config.objective = dict(dict(name=paradigm) | objective)
@@ -55,7 +64,7 @@ def get_config(arg=""):
     config.optimizer = dict(name="adamw", b2=0.99, weight_decay=0.05)
     config.schedule = dict(name="cosine", peak=peak, warmup=5 if smoke else 200)
     config.train = dict(
-        steps=20 if smoke else 3000,
+        steps=20 if smoke else steps,
         batch_size=64 if smoke else 256,
         log_every=5 if smoke else 50,
         eval_every=0,

@@ -18,7 +18,7 @@ from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.parallel import distributed
 from pretrainx.training.checksum import examine
-from pretrainx.training.state import TrainState
+from pretrainx.training.state import TrainState, averages
 
 FORMAT = 1
 
@@ -184,7 +184,7 @@ def restore_step(directory: Path, step: int, like: TrainState, fresh_optimizer) 
         trained = paths.restrict(tree["params"], like=like.params)
         fresh = {
             "optimizer": paths.names_of(distributed.settled(fresh_optimizer(trained))),
-            "ema": jax.tree.map(lambda x: x.copy(), trained),
+            "ema": averages(trained),
         }
         fresh["guard"] = jax.tree.map(
             lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), like.guard

@@ -115,6 +115,11 @@ def fallbacks(found: Layout, rules: Rules, limit_bytes: float = 2**30) -> list[s
     return lines
 
 
+def averages(params: paths.Tree) -> paths.Tree:
+    """Running averages as they start: copies, in float32 or wider, because in bfloat16 a small step changes nothing."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32), copy=True), params)
+
+
 def abstract(objective: Objective, optimizer: Optimizer, options, found: Layout) -> TrainState:
     """The state as jax.ShapeDtypeStruct leaves with shardings: moments, averages and teachers lie like their parameters."""
     trained, frozen = paths.split(found.params, objective.trains)
@@ -136,7 +141,7 @@ def abstract(objective: Objective, optimizer: Optimizer, options, found: Layout)
         frozen=(frozen, paths.restrict(params, like=frozen)),
         opt_state=(opt_state, optimizer.shardings(opt_state, trained, like_params, whole)),
         extras=(found.extras, extras),
-        ema=(trained, like_params) if options.ema else ({}, {}),
+        ema=(jax.eval_shape(averages, trained), like_params) if options.ema else ({}, {}),
         guard=(counters, jax.tree.map(lambda _: whole, counters)),
     )
     place = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
@@ -166,7 +171,7 @@ def create(
         params, extras = objective.start(random.stream(options.seed, random.START), params, batch)
         params, extras = axes.unbox(params), axes.unbox(extras)
         trained, frozen = paths.split(params, objective.trains)
-        ema = jax.tree.map(jnp.copy, trained) if options.ema else {}
+        ema = averages(trained) if options.ema else {}
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, trained, frozen, optimizer.init(trained), extras, ema, guard.start(options.guard))
 

@@ -250,4 +250,12 @@ STATES = [
         "jnp.any(seen <= jnp.inf)",
         TEST_GUARD + "window_decides_after_a_restore",
     ),
+    Mutant(
+        "narrow average",
+        "averages of bfloat16 parameters are bfloat16",
+        STATE,
+        "jnp.promote_types(leaf.dtype, jnp.float32), copy=True",
+        "leaf.dtype, copy=True",
+        TEST_STATE + "averages_of_narrow_parameters_are_wide",
+    ),
 ]

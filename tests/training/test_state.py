@@ -40,6 +40,23 @@ def test_average_after_three_steps():
     assert Small(Line()).state.ema == {}
 
 
+class Narrow(Line):
+    """With parameters in bfloat16."""
+
+    def init(self, key, batch):
+        return {"slope": boxed(jnp.ones(2, jnp.bfloat16), "embed"), "still": boxed(jnp.ones(2, jnp.bfloat16), "embed")}
+
+
+def test_averages_of_narrow_parameters_are_wide():
+    """In bfloat16 0.999 x 1 + 0.001 x 1.25 is 1, and stays so."""
+    run = Small(Narrow(), ema=0.999)
+    assert run.state.params["slope"].dtype == jnp.bfloat16 and run.state.ema["slope"].dtype == jnp.float32
+    state, _ = run.step()
+    wanted = 0.999 + 0.001 * np.float64(state.params["slope"])
+    np.testing.assert_allclose(state.ema["slope"], wanted, rtol=1e-6)
+    assert (state.params["slope"] != 1).all() and (state.ema["slope"] != 1).all()
+
+
 def test_frozen_leaves_have_no_optimizer_state():
     """They do not move even under decay, and no moment is kept for them."""
     run = Small(Line(), optimizer=AdamWConfig(decays=("bias",)))
