@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pretrainx.core.images import Images
 from pretrainx.models.resnet import ResNetConfig
 from pretrainx.models.sizes import block_parameters, matmul_weights, norm_parameters, score_flops
+from pretrainx.models.visual_tokenizer import VisualTokenizerConfig
 from pretrainx.models.vit import VitConfig
 
 
@@ -76,6 +77,23 @@ def beit_flops_per_image(config: VitConfig, size: int, channels: int, codes: int
     """Forward and backward FLOPs of the matrix products of a picture, the codes of so many patches predicted. The frozen
     tokenizer is not counted."""
     return vit_flops_per_image(config, size, channels) + 6 * config.width * codes * predicted
+
+
+def tokenizer_flops_per_image(config: VisualTokenizerConfig, size: int, channels: int) -> float:
+    """Forward and backward FLOPs of a visual tokenizer: dense layers, convolutions, and its products with the codes:
+    of the kind "nearest" the distances to them and their running sums, forward only."""
+    cells, scored = config.grid(size) ** 2, config.kind == "logits"
+    widths = [config.width >> back for back in reversed(range(config.halvings))]
+    # Each layer of the way down has a counterpart on the way up, between the same sides; the pixels' has its own outputs.
+    weights, last = 0, channels * (2 if scored else 1)
+    for number, (before, after) in enumerate(zip([channels, *widths[:-1]], widths, strict=True)):
+        places = (size >> (number + 1)) ** 2
+        weights += 4 * (before + (before if number else last)) * after * places
+    weights += 2 * config.blocks * 10 * config.width**2 * cells  # nine of the window, one of the dense layer behind it
+    codes = config.codes * config.code_width * cells
+    weights += (config.codes if scored else config.code_width) * config.width * cells  # to the codes
+    weights += config.code_width * config.width * cells  # and from them
+    return float(6 * weights + (6 if scored else 4) * codes)
 
 
 def _blocks(config: VitConfig, patches: int) -> float:

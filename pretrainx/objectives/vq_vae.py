@@ -13,6 +13,7 @@ from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
 from pretrainx.core.records import ImageRows, Mean, Observation, Outcome, Sum, Term
 from pretrainx.models.layers import Precision, wide
+from pretrainx.models.sizes_vision import tokenizer_flops_per_image
 from pretrainx.models.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig, pictures_of, quantised
 from pretrainx.objectives import codebook, pixels
 from pretrainx.objectives.augmentation import Augmentation, AugmentConfig
@@ -72,6 +73,9 @@ class Tokenizing(Objective):
     def init(self, key, batch):
         side = 2 * self.model.cell
         return self.model.init(key, jnp.zeros((1, side, side, self.images.channels)))["params"]
+
+    def flops_per_row(self):
+        return tokenizer_flops_per_image(self.model.config, self.augmentation.size, self.images.channels)
 
     def observe(self, key, example, step):
         picture = self.augmentation(key, pixels.unit(example["image"]))

@@ -18,9 +18,11 @@ from pretrainx.models.sizes_vision import (
     mae_parameters,
     resnet_flops_per_image,
     resnet_parameters,
+    tokenizer_flops_per_image,
     vit_flops_per_image,
     vit_parameters,
 )
+from pretrainx.models.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
 from pretrainx.models.vit import VitConfig
 
 VIT_B = VitConfig(width=768, depth=12, heads=12)
@@ -89,3 +91,17 @@ def test_flops():
     assert vit_flops_per_image(VIT_B, 224) / 6 == pytest.approx(17.56e9, rel=1e-2)
     one = ResNetConfig((1,), width=2)
     assert resnet_flops_per_image(one, 5, 1) == 6 * 25 * 9 * (2 + 4 + 4)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "logits"])
+def test_flops_of_a_visual_tokenizer(kind):
+    """Of the real module: each kernel is used once at each place of its layer's result or, on the way up, of its input."""
+    config = VisualTokenizerConfig(kind, codes=16, code_width=4, patch=4, width=8, blocks=3)
+    model = VisualTokenizer(config, Images(24), Precision())
+    leaves = paths.leaves(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 24, 24, 3)))["params"])
+    places = {"down_0": 12**2, "to_pixels": 12**2}  # all other layers are at the grid of 6 x 6 cells
+    kernels = [(path.split("/")[0], leaf.value.size) for path, leaf in leaves if path.endswith("kernel")]
+    assert len(kernels) == 2 + 2 + 2 + 2 * 3 * 2
+    wanted = 6 * sum(size * places.get(layer, 6**2) for layer, size in kernels)
+    codes = 16 * 4 * 6**2
+    assert tokenizer_flops_per_image(config, 24, 3) == wanted + (6 if kind == "logits" else 4) * codes
