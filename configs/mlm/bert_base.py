@@ -2,8 +2,8 @@
 
     pretrainx train --config=configs/mlm/bert_base.py --workdir=runs/bert --config.data.paths='("corpus/*.jsonl",)'
 
-Variants: `:large` (335M), and `:smoke`, 20 steps of a tiny one on the standard library. Parameters with the published
-vocabulary of 30,522: 110,106,428 (pooler and two classes of next-sentence prediction included).
+Variants: `:large` (336M), and `:smoke`, 20 steps of a tiny one on the standard library. Parameters with the published
+vocabulary of 30,522: 110,106,428 and 336,226,108 (pooler and two classes of next-sentence prediction included).
 Hardware: one node of 8 GPUs with 80 GB. The paper trains a million steps of 256 rows, nine tenths of them of 128 tokens (this
 recipe), the rest of 512: go on from its run with --config.data.length=512 --config.init_from.
 Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
@@ -22,7 +22,7 @@ def get_config(arg=""):
     smoke = arg == "smoke"
     width, depth, heads = SIZES[arg]
     config = ConfigDict()
-    # 20 of 128 tokens at most; one row in ten is shorter (appendix A.2 and the released data script).
+    # 19 of 128 tokens at most; one row in ten is shorter (appendix A.2 and the released data script).
     config.objective = dict(name="masked_lm", selection="exact", next_sentence=True, short_fraction=0.1)
     config.model = dict(name="encoder", width=width, depth=depth, heads=heads, types=2, pooler=True)
     config.model.update(dropout=0.0 if smoke else 0.1, max_length=64 if smoke else 512)

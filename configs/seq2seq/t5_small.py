@@ -25,7 +25,7 @@ def get_config(arg=""):
     config.model = dict(name="encoder_decoder", width=width, depth=depth, heads=heads, mlp_width=mlp_width)
     config.model.update(positions="relative", norm_first=True, norm="rms", norm_epsilon=1e-6, embedding_norm=False)
     config.model.update(activation="relu", bias=False, scaled_attention=False, scaled_logits=True, initial="fan_in")
-    config.model.update(vocab_multiple=128)
+    config.model.update(vocab_multiple=128, dropout=0.0 if smoke else 0.1)
     config.data = dict(name="text", length=64 if smoke else 512, sentinels=100)
     if smoke:
         config.data.update(source="stdlib", tokenizer="bytes", held_out=0.02)

@@ -68,14 +68,8 @@ class MixtureOfDenoisersConfig:
                 why=f"{type(model).__name__} is none",
                 do="--config.model.name=encoder_decoder",
             )
-        known = [name for name, _ in vocabulary.specials]
-        if missing := [one.mode for one in self.denoisers if one.mode and one.mode not in known]:
-            raise ConfigError(
-                "the vocabulary lacks the modes of the denoisers",
-                where="config.objective.denoisers",
-                why=f"no special token {', '.join(map(repr, missing))}; there are {', '.join(known)}",
-                do=f"{vocabulary.asking(*dict.fromkeys(missing))}, or denoisers without modes",
-            )
+        modes = [one.mode for one in self.denoisers if one.mode]
+        vocabulary.require(*modes, otherwise="leave the modes of config.objective.denoisers out")
         build = lambda one: self._config(one).build(model, vocabulary, length, precision, segmented)
         built = [(one.name, build(one), one.share) for one in self.denoisers]
         shared = max((task.model for _, task, _ in built), key=lambda each: each.max_length)

@@ -85,12 +85,16 @@ class Interrupted(PretrainxError):
     shared = True
 
 
-def nearest(name: str, names) -> str:
-    """`"; did you mean 'x'?"` for the closest of `names`, or the whole list where none is close."""
+def close(name: str, names) -> str:
+    """The one of `names` that is most like this one; "" where none is close."""
     import difflib
 
+    return next(iter(difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)), "")
+
+
+def nearest(name: str, names) -> str:
+    """`"; did you mean 'x'?"` for the closest of `names`, or the whole list where none is close."""
+    if found := close(name, names):
+        return f"did you mean {found!r}?"
     names = sorted(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
     return "known: " + ", ".join(names) if names else "nothing is known here"

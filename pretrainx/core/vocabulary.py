@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pretrainx.core.errors import ConfigError, DataError, nearest
+from pretrainx.core.errors import ConfigError, DataError, close, nearest
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,21 @@ class Vocabulary:
         return marks | {token: f"<{name}>" for name, token in self.specials}
 
     def special(self, name: str) -> int:
-        """The id of a special token; ConfigError names the known ones."""
-        for known, token in self.specials:
-            if known == name:
-                return token
-        raise ConfigError(
-            f"the vocabulary has no special token {name!r}",
-            why=nearest(name, [known for known, _ in self.specials]),
-            do=f"give a trained tokenizer the token: {self.asking(name)}, or choose another objective",
-        )
+        """The id of a special token; ConfigError where there is none of that name."""
+        self.require(name)
+        return dict(self.specials)[name]
+
+    def require(self, *names: str, otherwise: str = "choose another objective") -> None:
+        """ConfigError that tells all special tokens among these that the tokenizer lacks; `otherwise`: what else one can do."""
+        known = dict(self.specials)
+        if missing := tuple(dict.fromkeys(name for name in names if name not in known)):
+            raise ConfigError(
+                f"the tokenizer has no special token {' and no '.join(map(repr, missing))}",
+                where="config.data.specials",
+                why=f"it has {', '.join(known) or 'none'}"
+                + (f"; {nearest(missing[0], known)}" if close(missing[0], known) else ""),
+                do=f"give a tokenizer that is trained here the token: {self.asking(*missing)}, or {otherwise}",
+            )
 
     def asking(self, *names: str) -> str:
         """The override that gives a trained tokenizer these special tokens beside those that it was given."""

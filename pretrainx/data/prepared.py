@@ -30,6 +30,7 @@ PACKINGS = {
     "single": "one-document-a-row/1",
 }
 END_TO_END = "rows-end-to-end/1"  # a stream whose rows share nothing
+VERSIONS = {"other": 2}  # of how fields are made
 TRANSFORMS = ("split-by-name/1", "end-of-document/1", "shuffle-by-epoch/1")
 MIXING = "mix-by-weight/1"
 # What an objective reads: rows of one kind, or of each task of a mixture (name, share of the batch, rows).
@@ -182,7 +183,7 @@ class PreparedText:
             "length": reads.width - reads.overlap,
             "packing": END_TO_END if packing == "stream" and not reads.overlap else PACKINGS[packing],
             **({} if reads.overlap == 1 else {"overlap": reads.overlap}),
-            "transforms": [*TRANSFORMS, *([MIXING] if mixed else []), *(f"{name}/1" for name in fields)],
+            "transforms": [*TRANSFORMS, *([MIXING] if mixed else []), *(f"{name}/{VERSIONS.get(name, 1)}" for name in fields)],
             "tokenizer": self.meta["tokenizer"],
             "vocab_size": self.meta["vocab_size"],
         }

@@ -14,6 +14,7 @@ from pretrainx.core.records import ImageRows, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
+TRIES = 10  # for a row of another document (BERT's data script has as many)
 
 
 class Rows:
@@ -43,8 +44,15 @@ class Rows:
         """The endless sequence of row numbers, a `grain.MapDataset`: a seeded permutation of all rows in each epoch."""
         return _shuffled(0, len(self), seed)
 
+    def share_a_document(self, row: int, other: int) -> bool:
+        """Whether two rows hold parts of one document."""
+        return False
+
     def others(self, numbers: Sequence[int], seed: int) -> np.ndarray:
-        """int64[n]: for each row another one, a function of (seed, row). Raises DataError where there is but one."""
+        """int64[n]: for each row another one, a function of (seed, row), of another document where TRIES draws find one.
+
+        Raises DataError where there is but one row.
+        """
         if len(self) < 2:
             raise DataError(
                 "there is no other row to draw",
@@ -52,9 +60,14 @@ class Rows:
                 why=f"the objective compares rows with others, and there is {len(self)}",
                 do="add text (config.data.paths) or lower config.data.length",
             )
-        numbers = np.asarray(numbers, np.int64)
-        steps = np.array([own_seed(seed, f"other/{row}", 8) % (len(self) - 1) for row in numbers.tolist()], np.int64)
-        return (numbers + 1 + steps) % len(self)
+        return np.array([self._other(row, seed) for row in np.asarray(numbers, np.int64).tolist()], np.int64)
+
+    def _other(self, row: int, seed: int) -> int:
+        for attempt in range(TRIES):
+            other = (row + 1 + own_seed(seed, f"other/{row}/{attempt}", 8) % (len(self) - 1)) % len(self)
+            if not self.share_a_document(row, other):
+                break
+        return other
 
     def too_few(self, batch_size: int) -> DataError:
         """What is said where there are fewer rows than one batch takes."""
@@ -161,7 +174,7 @@ class TrainingRows:
 
         Raises DataError naming the step when a token id lies outside the vocabulary.
         """
-        batch = batch_of(self.source, self.numbers(step).tolist(), self._seed)
+        batch = batch_of(self.source, self.numbers(step).tolist(), own_seed(self._seed, f"step/{step}"))
         for name in {"tokens", "other"} & batch.keys():
             self._vocabulary.check(batch[name], f"the training batch of step {step}")
         return {**batch, "valid": np.ones(self.batch_size, bool)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -36,6 +37,22 @@ class StreamRows(Rows):
     def until(self, targets: int) -> int:
         """How many of the first rows have about as many targets, rounded up: exactly as many where rows are full."""
         return min(len(self), -(-targets // (self.reads.width - self.reads.overlap)))
+
+    def share_a_document(self, row, other):
+        return not self._documents(row).isdisjoint(self._documents(other))
+
+    def _documents(self, row: int) -> set[int]:
+        """The numbers of the documents that a row holds parts of."""
+        found = set()
+        for start, count in self.pieces(row):
+            first, last = np.searchsorted(self._ends, (start, start + count - 1))
+            found |= set(range(int(first), int(last) + 1))
+        return found
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        """int64[documents], where in the stream each ends; found by reading all of it, once."""
+        return np.flatnonzero(self.tokens == self._marks.end)
 
     def rows(self, numbers: Sequence[int]) -> Batch:
         self._check(numbers)

@@ -114,8 +114,7 @@ class DenoisingConfig:
                 why=f"{length}, of which BOS and EOS take two",
                 do="choose longer rows",
             )
-        for name in ("bos", "eos", "mask"):
-            vocabulary.special(name)  # a missing one is an error now, not in the first step
+        vocabulary.require("bos", "eos", "mask")
         noise = TextNoise(
             self.infilling, self.poisson, self.permute_sentences, self.masking, self.deletion, self.rotation
         )

@@ -130,23 +130,9 @@ class MaskedLmConfig:
                 why=f"{length} tokens, of which {self.frame} are marks",
                 do=f"--config.data.length={self.frame + 2} or more",
             )
-        self._check(vocabulary)
+        vocabulary.require("pad", "mask", *(mark_names(vocabulary) if self.special_tokens else ()))
         model = model.build(vocabulary.size, length, precision, vocabulary.predicted)
         return MaskedLm(model, vocabulary, length, self, segmented)
-
-    def _check(self, vocabulary: Vocabulary) -> None:
-        """ConfigError that names all special tokens that the vocabulary lacks."""
-        known = dict(vocabulary.specials)
-        wanted = ("pad", "mask") + (mark_names(vocabulary) if self.special_tokens else ())
-        missing = tuple(name for name in wanted if name not in known)
-        if missing:
-            raise ConfigError(
-                f"the tokenizer has no special token {' and no '.join(map(repr, missing))}",
-                where="config.data.specials",
-                why=f"it has {', '.join(known)}",
-                do=vocabulary.asking(*missing)
-                + (", or --config.objective.special_tokens=False" if {"cls", "sep"} & {*missing} else ""),
-            )
 
 
 @dataclass(frozen=True)
@@ -221,13 +207,17 @@ class MaskedLm(Objective):
         config, pad = self.config, self.vocabulary.special("pad")
         text, words, label = example["tokens"], example.get("words"), None
         place = jnp.arange(self.length, dtype=jnp.int32)
-        end = _end(text != pad)
-        if config.special_tokens and not config.next_sentence:
+
+        def end_of(text):
             # Where a document that ends with the closing mark ends before the row does, the mark is not doubled.
-            end = text_length({"tokens": text, "length": end}, marks(self.vocabulary)[1])
+            end = _end(text != pad)
+            return text_length({"tokens": text, "length": end}, closing) if config.special_tokens else end
+
+        closing = marks(self.vocabulary)[1] if config.special_tokens else pad
+        end = end_of(text)
         if config.next_sentence:
             # Both rows are cut to the shorter: the number of tokens does not tell which one the second sentence is from.
-            end = jnp.minimum(end, _end(example["other"] != pad))
+            end = jnp.minimum(end, end_of(example["other"]))
         if config.short_fraction:
             key, choosing, drawing = jax.random.split(key, 3)
             short = jax.random.uniform(choosing, (), jnp.float32) < config.short_fraction

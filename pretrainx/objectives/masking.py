@@ -8,6 +8,7 @@ whatever the default precision, so that a row has one mask.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
@@ -73,9 +74,11 @@ def exact(key: jax.Array, candidates: jax.Array, budget: jax.Array, drawn: Units
 def budgets(length: int, fraction: float, most: int) -> np.ndarray:
     """int32[T + 1]: how many of n tokens `exact` selects, min(most, max(1, round(fraction n))), halves to even.
 
-    A table made on the host: rounded on the device, float32 would decide some halves otherwise.
+    A table made on the host, of the decimals that were written (0.35 is 7/20): rounded on the device, or in binary, some halves
+    would be decided otherwise.
     """
-    return np.array([min(most, max(1, round(fraction * n))) for n in range(length + 1)], np.int32)
+    share = Fraction(str(fraction))
+    return np.array([min(most, max(1, round(share * n))) for n in range(length + 1)], np.int32)
 
 
 def bernoulli_bound(length: int, fraction: float, whole_word: bool) -> int:

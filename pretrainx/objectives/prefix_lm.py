@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, TextRows
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.models.attention import Cache
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
@@ -28,7 +30,7 @@ class PrefixLm(Autoregressive):
 
     Attributes:
       mode: the special token in front of the row that says which objective this is (UL2: Tay et al. 2022); "" is none. It
-        belongs to the prefix, and stands in every cache.
+        belongs to the prefix.
     """
 
     mode: str = ""
@@ -60,23 +62,26 @@ class PrefixLm(Autoregressive):
         return super().outputs(params, extras, inputs, names, key, train=train)
 
     def cache(self, params, extras, rows, length, source=None):
-        cache = super().cache(params, extras, rows, length + bool(self.mode))
-        if self.mode:
-            front = jnp.full((rows, 1), self.vocabulary.special(self.mode), jnp.int32)
-            cache = super().decode(params, extras, front, cache)[1]
-        return cache
+        return Unread(super().cache(params, extras, rows, length + bool(self.mode)))
 
     def decode(self, params, extras, tokens, cache):
-        """Tokens that are read first and together are the prefix, and see each other both ways; later ones look back only.
-
-        A mode token was read before them, and has not seen them.
-        """
-        places, seen = cache.key.shape[2], None
-        if tokens.shape[1] > 1:
-            prefix = jnp.where(cache.filled == bool(self.mode), cache.filled + tokens.shape[1], 0)
-            seen = jnp.broadcast_to(jnp.arange(places) < prefix, (tokens.shape[0], places))
+        """Tokens that are read first and together are the prefix, the mode token with them, and see each other both ways; later
+        ones look back only."""
+        if not isinstance(cache, Unread):
+            return super().decode(params, extras, tokens, cache)
+        cache, rows, added = cache.empty, tokens.shape[0], int(bool(self.mode))
+        if self.mode:
+            tokens = jnp.pad(tokens, [(0, 0), (1, 0)], constant_values=self.vocabulary.special(self.mode))
+        seen = jnp.broadcast_to(jnp.arange(cache.key.shape[2]) < tokens.shape[1], (rows, cache.key.shape[2]))
         logits, cache = self.model.apply({"params": params}, tokens, cache, seen, method="decode")
-        return logits[..., : self.vocabulary.size], cache
+        return logits[:, added:, : self.vocabulary.size], cache
+
+
+@struct.dataclass
+class Unread:
+    """A cache in which nothing stands yet: what is read next is the prefix."""
+
+    empty: Cache
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,7 @@ class PrefixLmConfig:
                 why=f"{length}; a prefix and what follows it need 3",
                 do="choose longer rows",
             )
-        if self.mode:
-            vocabulary.special(self.mode)  # a missing one is an error now, not in the first step
+        vocabulary.require(*([self.mode] if self.mode else []), otherwise="leave the mode out (config.objective.mode)")
         seq2seq.unsegmented("prefix_lm", segmented)
         if isinstance(model, EncoderDecoderConfig):
             widths = length, length - bool(self.mode)

@@ -147,7 +147,8 @@ class Seq2Seq(Objective):
 
 def text_length(example: dict[str, jax.Array], end: int) -> jax.Array:
     """int32[]: how many tokens of a row are text: where a document ends before the row does, without its end token, since
-    source and targets get one of their own."""
+    source and targets get one of their own. The end of one that fills its row is text: full rows have one length, as those of
+    a stream."""
     tokens, length = example["tokens"], example["length"]
     return length - ((length < tokens.shape[0]) & (length > 0) & (tokens[length - 1] == end)).astype(jnp.int32)
 

@@ -60,6 +60,8 @@ class SpanCorruption(Seq2Seq):
             special("eos"),
             special("pad"),
         )
+        # Of a text of one token nothing is hidden: its target would be an end alone.
+        target_length = jnp.where(target_length > 1, target_length, 0)
         if self.mode:
             source = jnp.concatenate([jnp.full(1, special(self.mode), jnp.int32), source])
             source_length += 1
@@ -121,8 +123,7 @@ class SpanCorruptionConfig:
                 why=f"{len(vocabulary.sentinels)} sentinels, {full.spans} spans in {raw} tokens of text",
                 do=f"--config.data.sentinels={full.spans} (T5: 100), or longer spans",
             )
-        if self.mode:
-            vocabulary.special(self.mode)  # a missing one is an error now, not in the first step
+        vocabulary.require(*([self.mode] if self.mode else []), otherwise="leave the mode out (config.objective.mode)")
         widths = full.source + bool(self.mode), full.target
         return SpanCorruption(
             seq2seq.built("span_corruption", model, vocabulary, widths, precision, segmented),

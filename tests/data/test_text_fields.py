@@ -12,7 +12,7 @@ from pretrainx.core.records import TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.fields import Marks
 from pretrainx.data.held_out import HeldOutText
-from pretrainx.data.rows import MixedRows, TrainingRows
+from pretrainx.data.rows import MixedRows, TrainingRows, own_seed
 from pretrainx.data.stream import DocumentRows, PackedRows, TokenRows
 from pretrainx.data.text import TextConfig, prepare
 from pretrainx.data.tokenizer import Tokenizer
@@ -187,13 +187,32 @@ def test_an_other_row_is_never_the_row_itself():
     assert np.abs(np.bincount(drawn, minlength=10) - np.where(numbers == 3, 0, 100)).max() < 45
     training = TrainingRows(rows, 4, 7, vocabulary)
     batch = training.batch(3)
-    assert (batch["other"] == rows.rows(rows.others(training.numbers(3), 7).tolist())["tokens"]).all()
+    assert (batch["other"] == rows.rows(rows.others(training.numbers(3), own_seed(7, "step/3")).tolist())["tokens"]).all()
     assert (batch["other"] != batch["tokens"]).all()
+    met = {row: set() for row in range(10)}
+    for step in range(20):  # eight epochs
+        for row, other in zip(training.numbers(step).tolist(), training.batch(step)["other"], strict=True):
+            met[row].add(other[0])
+    assert min(map(len, met.values())) > 2, "a row meets other ones in other epochs"
     assert (TrainingRows(rows, 4, 8, vocabulary).batch(3)["other"] != batch["other"]).any()
     # In a mixture, of the same part.
     mixed = MixedRows([("a", rows), ("b", TokenRows(tokens[:27], rows.reads, MARKS))], (1, 1))
     others = mixed.others(np.arange(13), 0)
     assert (mixed.part_of(others) == mixed.part_of(np.arange(13))).all() and (others != np.arange(13)).all()
+
+
+@pytest.mark.parametrize("kind", ["stream", "documents"])
+def test_an_other_row_is_of_another_document(kind):
+    """Four documents of five rows each (one row in the stream has parts of two): no row meets its own document."""
+    documents = [np.append(np.full(size, 10 + name), 1) for name, size in enumerate((44, 44, 47, 41))]
+    tokens, reads = np.concatenate(documents).astype(np.uint16), TextRows(9, 0, ("other",))
+    borders = np.cumsum([0, *map(len, documents)])
+    rows = TokenRows(tokens, reads, MARKS) if kind == "stream" else DocumentRows(tokens, borders, reads, MARKS)
+    text = [set(rows[row]["tokens"].tolist()) - {0, 1} for row in range(len(rows))]
+    for seed in range(40):
+        assert all(text[row].isdisjoint(text[other]) for row, other in enumerate(rows.others(range(len(rows)), seed)))
+    alone = TokenRows(tokens[:44], reads, MARKS)
+    assert (alone.others(range(4), 0) != np.arange(4)).all(), "where there is but one document, another row of it"
 
 
 def test_other_rows_of_held_out_text(tmp_path):

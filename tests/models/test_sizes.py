@@ -77,6 +77,26 @@ def test_recipes_have_the_published_sizes(config, wanted):
     assert decoder_parameters(recipe.model, recipe.data.vocab_size, recipe.data.length) == wanted
 
 
+@pytest.mark.parametrize(
+    "config, rows, wanted",
+    [
+        ("mlm/bert_base.py", 30522, 110_106_428),
+        ("mlm/bert_base.py:large", 30522, 336_226_108),
+        ("mlm/roberta_base.py", 50265, 124_697_433),
+        ("seq2seq/t5_small.py", 32128, 60_506_624),
+        ("seq2seq/t5_small.py:base", 32128, 222_903_552),
+        ("seq2seq/t5_base_v1_1.py", 32128, 247_577_856),
+        ("seq2seq/bart_base.py", 50265, 139_420_416),
+        ("seq2seq/bart_base.py:large", 50265, 406_291_456),
+    ],
+)
+def test_recipes_of_encoders_have_the_published_sizes(config, rows, wanted):
+    """rows: of the published table, where sentinels and padding are counted."""
+    recipe = parse(load(str(ROOT / "configs" / config)))
+    count = encoder_parameters if isinstance(recipe.model, EncoderConfig) else encoder_decoder_parameters
+    assert count(recipe.model, rows, recipe.model.max_length or recipe.data.length) == wanted
+
+
 FLOPS = {
     "6n": (746_638_848, 40_430_493_696, 48_181_567_488),
     "6n_hidden": (509_607_936, 38_856_032_256, 41_875_931_136),

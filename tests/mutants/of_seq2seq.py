@@ -126,8 +126,8 @@ SPANS_AND_NOISE = [
         "prompt",
         "a prompt is read causally by a prefix language model",
         PREFIX_LM,
-        "jnp.where(cache.filled == bool(self.mode), cache.filled + tokens.shape[1], 0)",
-        "0",
+        "jnp.arange(cache.key.shape[2]) < tokens.shape[1]",
+        "jnp.arange(cache.key.shape[2]) < added",
         TEST_PREFIX + "a_prompt_is_the_prefix",
     ),
 ]

@@ -150,19 +150,23 @@ def test_a_prompt_is_the_prefix():
     np.testing.assert_allclose(decoded(params(), tokens), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_the_cache_begins_with_the_mode():
-    """Decoding continues after the mode token, which nobody has to type."""
+def test_the_mode_is_a_part_of_the_prefix():
+    """Decoding reads the mode token, which nobody has to type, together with the prompt: as in training it sees all of it."""
     objective, tree = build(DECODER, "sequential"), params()
-    tokens = np.array([[11, 12]], np.int32)
+    tokens = np.array([[11, 12, 13, 14]], np.int32)
 
     def decoded():
-        cache = objective.cache(tree, {}, 1, 2)
-        first, cache = objective.decode(tree, {}, tokens[:, :1], cache)
-        return jnp.concatenate([first, objective.decode(tree, {}, tokens[:, 1:], cache)[0]], axis=1)
+        cache = objective.cache(tree, {}, 1, 4)
+        first, cache = objective.decode(tree, {}, tokens[:, :3], cache)
+        return jnp.concatenate([first, objective.decode(tree, {}, tokens[:, 3:], cache)[0]], axis=1)
 
-    whole = {"tokens": np.array([[MODE, 11, 12]], np.int32), "prefix": np.ones(1, np.int32)}
-    expected = jax.jit(lambda: objective.outputs(tree, {}, whole, ("logits",))["logits"])()
-    np.testing.assert_allclose(jax.jit(decoded)(), expected[:, 1:], rtol=1e-9, atol=1e-12)
+    whole = {"tokens": np.array([[MODE, 11, 12, 13, 14]], np.int32)}
+    outputs = lambda prefix: objective.outputs(
+        tree, {}, whole | {"prefix": np.full(1, prefix, np.int32)}, ("logits",)
+    )["logits"][:, 1:]
+    found, expected, alone = jax.jit(lambda: (decoded(), outputs(4), outputs(1)))()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert np.abs(expected - alone).max() > 1e-4  # that the mode sees the prompt is seen in the logits
 
 
 def test_refusals():

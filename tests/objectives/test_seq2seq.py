@@ -148,6 +148,14 @@ def test_an_end_alone_teaches_nothing(name):
     assert not weights[1].any() and weights[0].any()
 
 
+def test_a_text_of_one_token_hides_nothing():
+    objective = build("span_corruption")
+    rows = batch(objective)
+    rows["length"][1], rows["tokens"][1] = 1, np.where(np.arange(objective.reads.width) == 0, 20, PAD)
+    weights = np.asarray(observed(objective, rows).weights["nll"])
+    assert not weights[1].any() and weights[0].any()
+
+
 @pytest.mark.parametrize("name", ["span_corruption", "denoising", "prefix_lm"])
 def test_loss(name):
     """-log p(target) summed where there is weight, from the outputs' logits; accuracy from their maxima."""
@@ -293,5 +301,5 @@ def test_more_refusals():
     few = Vocabulary(40, SPECIALS, 0, (39,))
     refused("config.data.sentinels", "fewer sentinels than spans", "span_corruption", vocabulary=few, length=30)
     plain = Vocabulary(40, SPECIALS[:3], 0, VOCABULARY.sentinels)
-    refused("", "no special token 'mask'", "denoising", vocabulary=plain)
-    refused("", "no special token 'regular'", "mode", vocabulary=plain)
+    refused("config.data.specials", "no special token 'mask'", "denoising", vocabulary=plain)
+    refused("config.data.specials", "no special token 'regular'", "mode", vocabulary=plain)
