@@ -6,6 +6,8 @@ import pathlib
 
 import pytest
 
+from pretrainx.core import errors
+
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "pretrainx"
 
@@ -142,3 +144,17 @@ def test_toys_are_small(name):
             left_out |= set(range(node.lineno, node.end_lineno + 1))
     lines = enumerate(path.read_text().splitlines(), 1)
     assert sum(bool(line.strip()) and number not in left_out for number, line in lines) <= 50
+
+
+def test_errors_say_what_where_why_and_what_to_do():
+    """Every error that is raised for a person has all four parts; what re-raises another's passes them on."""
+    kinds, incomplete = {name for name, value in vars(errors).items() if isinstance(value, type)}, []
+    for path in sorted((ROOT / "pretrainx").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+            given = {keyword.arg for keyword in node.keywords} if called in kinds else {None}
+            if None not in given and (missing := {"where", "why", "do"} - given):
+                incomplete.append(
+                    f"{path.relative_to(ROOT)}:{node.lineno}: {called} lacks {', '.join(sorted(missing))}"
+                )
+    assert not incomplete, "\n".join(incomplete)

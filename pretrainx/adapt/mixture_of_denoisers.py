@@ -10,6 +10,7 @@ from pretrainx.core.errors import ConfigError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
 
@@ -44,7 +45,7 @@ class MixtureOfDenoisersConfig:
 
     Attributes:
       denoisers: their shares sum to 1.
-      loss_chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+      loss: how tokens are scored.
     """
 
     denoisers: tuple[Denoiser, ...] = (
@@ -52,7 +53,7 @@ class MixtureOfDenoisersConfig:
         Denoiser("extreme", 0.25, density=0.5, mode="extreme"),
         Denoiser("sequential", 0.25, "prefix", mode="sequential"),
     )
-    loss_chunks: int = field(default=0, metadata={"min": 0})
+    loss: TokenLoss = TokenLoss()
 
     def build(
         self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
@@ -78,5 +79,5 @@ class MixtureOfDenoisersConfig:
 
     def _config(self, one: Denoiser) -> SpanCorruptionConfig | PrefixLmConfig:
         if one.kind == "prefix":
-            return PrefixLmConfig(mode=one.mode, loss_chunks=self.loss_chunks)
-        return SpanCorruptionConfig(one.density, one.mean_span, one.mode, self.loss_chunks)
+            return PrefixLmConfig(mode=one.mode, loss=self.loss)
+        return SpanCorruptionConfig(one.density, one.mean_span, one.mode, self.loss)

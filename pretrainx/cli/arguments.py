@@ -141,7 +141,9 @@ def real_number(arguments: Arguments, name: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise ConfigError(f"--{name} is no number", where=f"--{name}={text}", why="a number from 0 on is needed")
+        raise ConfigError(
+            f"--{name} is no number", where=f"--{name}={text}", why="a number from 0 on is needed", do="such as 0.8"
+        )
     return value
 
 

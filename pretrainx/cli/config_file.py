@@ -77,16 +77,26 @@ def literal(text: str) -> Any:
 
 def _from_json(path: Path, argument: str) -> dict[str, Any]:
     if argument:
-        raise ConfigError(f"{path} takes no argument", where="--config", why=f"{argument!r} follows a data file")
+        raise ConfigError(
+            f"{path} takes no argument",
+            where="--config",
+            why=f"{argument!r} follows a data file",
+            do=f"--config={path}",
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not JSON", where=f"{path}:{error.lineno}", why=error.msg) from error
+        raise ConfigError(
+            f"{path} is not JSON", where=f"{path}:{error.lineno}", why=error.msg, do="mend it, or name another file"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read", where=str(path), why=str(error)) from error
+        raise ConfigError(f"{path} cannot be read", where=str(path), why=str(error), do="name another file") from error
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path} holds no config", where=str(path), why=f"an object, not {type(values).__name__}, is needed"
+            f"{path} holds no config",
+            where=str(path),
+            why=f"an object, not {type(values).__name__}, is needed",
+            do="name a run's config.json, or a .py config",
         )
     return values
 
@@ -109,7 +119,8 @@ def _from_python(path: Path, argument: str) -> dict[str, Any]:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{path} failed on import", where=_place(error), why=_message(error)) from error
+        do = "mend it: a config file only imports what it needs and defines get_config"
+        raise ConfigError(f"{path} failed on import", where=_place(error), why=_message(error), do=do) from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise ConfigError(
@@ -120,7 +131,12 @@ def _from_python(path: Path, argument: str) -> dict[str, Any]:
         )
     takes_argument = bool(inspect.signature(get_config).parameters)
     if argument and not takes_argument:
-        raise ConfigError(f"{path} has no variants", where="--config", why=f"get_config() takes no {argument!r}")
+        raise ConfigError(
+            f"{path} has no variants",
+            where="--config",
+            why=f"get_config() takes no {argument!r}",
+            do=f"--config={path}",
+        )
     try:
         config = get_config(argument) if takes_argument else get_config()
     except ConfigError:
@@ -129,10 +145,12 @@ def _from_python(path: Path, argument: str) -> dict[str, Any]:
         what = f"{path} refuses the argument {argument!r}" if argument else f"get_config of {path} failed"
         raise ConfigError(what, where=_place(error), why=_message(error), do=f"--config={path}[:ARG]") from error
     except Exception as error:
-        raise ConfigError(f"get_config of {path} failed", where=_place(error), why=_message(error)) from error
+        raise ConfigError(
+            f"get_config of {path} failed", where=_place(error), why=_message(error), do="mend it"
+        ) from error
     if not isinstance(config, (ConfigDict, Mapping)):
         why = f"get_config returned {type(config).__name__}, not a ConfigDict"
-        raise ConfigError(f"{path} gives no config", where=str(path), why=why)
+        raise ConfigError(f"{path} gives no config", where=str(path), why=why, do="return the ConfigDict")
     return _unlocked(config)
 
 
@@ -179,7 +197,12 @@ def _resolved(value: Any, path: str, complete: bool) -> Any:
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     if not all((*sections, last)):
-        raise ConfigError(f"--config.{key} names no key", where=f"--config.{key}", why="a part of the key is empty")
+        raise ConfigError(
+            f"--config.{key} names no key",
+            where=f"--config.{key}",
+            why="a part of the key is empty",
+            do="--config.a.b=value",
+        )
     node, path = values, "config"
     for section in sections:
         path += f".{section}"

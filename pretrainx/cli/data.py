@@ -26,7 +26,9 @@ def _tokenizer(arguments: Arguments) -> int:
 
     recipe, output = _recipe(arguments), Path(arguments.flags["output"])
     if not hasattr(recipe.data, "tokenizer"):
-        raise ConfigError("pictures have no tokenizer", where="config.data", do="name a config whose data are text")
+        why = f"the data are {type(recipe.data).__name__.removesuffix('Config').lower()}"
+        do = "name a config whose data are text"
+        raise ConfigError("pictures have no tokenizer", where="config.data", why=why, do=do)
     if output.exists():
         raise ConfigError(
             "there is a file of that name already",
@@ -126,6 +128,7 @@ def _inspect(arguments: Arguments) -> int:
         raise ConfigError(
             "a config or a run is needed, and not both",
             where="pretrainx data inspect",
+            why=f"--config {config or 'is missing'}, --workdir {workdir or 'is missing'}",
             do="--config=FILE, or --workdir=DIR for the run's own config and data",
         )
     recipe = parse(load(config or str(Path(workdir) / "config.json"), arguments.overrides))
@@ -134,7 +137,9 @@ def _inspect(arguments: Arguments) -> int:
         data = prepare(recipe.data, directory)
         if isinstance(data, PreparedText):
             if "output" in arguments.flags:
-                raise ConfigError("text is printed, not written", where="--output", do="leave it out")
+                raise ConfigError(
+                    "text is printed, not written", where="--output", why="the run is of text", do="leave it out"
+                )
             _show(recipe, data, step, count or 4)
         else:
             _show_pictures(recipe, data, step, count or 16, Path(arguments.flags.get("output", f"batch-{step}.png")))

@@ -31,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(error, with_traceback=debug)
     except KeyboardInterrupt:
         stopped = Interrupted(
-            "interrupted", why="work since the last checkpoint is lost", do="run the same command again to resume"
+            "interrupted",
+            where=" ".join(words[:1]) or "pretrainx",
+            why="work since the last checkpoint is lost",
+            do="run the same command again to resume",
         )
         return _fail(stopped, with_traceback=debug)
     except Exception as error:
@@ -50,7 +53,9 @@ def _dispatch(words: list[str]) -> int:
         if "--help" in words:
             print(_overview())
             return 0
-        raise ConfigError("no command is given", why="commands: " + ", ".join(COMMANDS), do="pretrainx --help")
+        raise ConfigError(
+            "no command is given", where="command line", why="commands: " + ", ".join(COMMANDS), do="pretrainx --help"
+        )
     if words[before].startswith("-"):
         raise ConfigError(
             f"the command comes before {words[before]!r}",

@@ -75,7 +75,9 @@ def matching(pattern: str, paths, where: str) -> list[str]:
     try:
         found = [path for path in paths if re.fullmatch(pattern, path)]
     except re.error as error:
-        raise ConfigError(f"{pattern!r} is not a regular expression", where=where, why=str(error)) from error
+        raise ConfigError(
+            f"{pattern!r} is not a regular expression", where=where, why=str(error), do="mend the pattern"
+        ) from error
     if not found:
         raise ConfigError(
             f"the pattern {pattern!r} matches no parameter",

@@ -59,7 +59,12 @@ def fetch(
         elif Path(archive).is_file():
             path = Path(archive)
         else:
-            raise DataError("there is no such archive", where=f"--from={archive}", why="it is no file")
+            raise DataError(
+                "there is no such archive",
+                where=f"--from={archive}",
+                why="it is no file",
+                do="name the archive that was downloaded",
+            )
         digest = _digest_of(path)
         if entry.sha256 and digest != entry.sha256:
             raise DataError(

@@ -223,7 +223,10 @@ class _Writer:
             os.fsync(stream.fileno())
         if not self.labels:
             raise DataError(
-                "no picture of a split could be used", where=f"the split {self._split}", why=self._reasons()
+                "no picture of a split could be used",
+                where=f"the split {self._split}",
+                why=self._reasons(),
+                do="look at these files, or at config.data.source and config.data.paths",
             )
         if len(self._bad) > TOLD:
             self._log(f"data: {len(self._bad)} pictures of {self._split} skipped in all; data.json names them")

@@ -84,7 +84,12 @@ class PreparedText:
         Raises ConfigError for an unknown split or part.
         """
         if split not in SPLITS:
-            raise ConfigError(f"unknown split {split!r}", why=nearest(split, SPLITS), do="choose 'train' or 'held_out'")
+            raise ConfigError(
+                f"unknown split {split!r}",
+                where=str(self.directory),
+                why=nearest(split, SPLITS),
+                do="choose 'train' or 'held_out'",
+            )
         if part is None:
             streams = [self.tokens(split, name) for name in self.names]
             return streams[0] if len(streams) == 1 else np.concatenate(streams)
@@ -96,7 +101,9 @@ class PreparedText:
         for found in self.meta["parts"]:
             if found["name"] == part:
                 return found["splits"][split]
-        raise ConfigError(f"unknown part {part!r}", where="config.data.parts", why=nearest(part, self.names))
+        raise ConfigError(
+            f"unknown part {part!r}", where="config.data.parts", why=nearest(part, self.names), do="name a part of it"
+        )
 
     @cached_property
     def marks(self) -> Marks:
@@ -183,7 +190,11 @@ class PreparedText:
             "length": reads.width - reads.overlap,
             "packing": END_TO_END if packing == "stream" and not reads.overlap else PACKINGS[packing],
             **({} if reads.overlap == 1 else {"overlap": reads.overlap}),
-            "transforms": [*TRANSFORMS, *([MIXING] if mixed else []), *(f"{name}/{VERSIONS.get(name, 1)}" for name in fields)],
+            "transforms": [
+                *TRANSFORMS,
+                *([MIXING] if mixed else []),
+                *(f"{name}/{VERSIONS.get(name, 1)}" for name in fields),
+            ],
             "tokenizer": self.meta["tokenizer"],
             "vocab_size": self.meta["vocab_size"],
         }

@@ -123,6 +123,7 @@ class PreparedImages:
         if split not in self.splits:
             raise ConfigError(
                 f"there is no split {split!r}",
+                where=str(self.directory),
                 why=nearest(split, self.splits),
                 do="a test split needs config.data.test_paths",
             )
@@ -165,7 +166,9 @@ class PreparedImages:
     def held_out(self, part: str, reads: ImageRows, limit: int = 0, split: str = "held_out") -> HeldOutPictures:
         """Held-out pictures (or those of another split), the first `limit` of them where that is above 0."""
         if part not in self.names:
-            raise ConfigError(f"unknown part {part!r}", why="pictures have none")
+            raise ConfigError(
+                f"unknown part {part!r}", where="config.data", why="pictures have none", do="leave it out"
+            )
         rows = self.rows(split, reads)
         return HeldOutPictures(rows, min(limit, len(rows)) if limit else len(rows))
 

@@ -39,7 +39,12 @@ def documents(kind: str, paths: tuple[str, ...] = (), field: str = "text") -> It
     JSON object with that field.
     """
     if kind not in KINDS:
-        raise ConfigError(f"unknown source {kind!r}", where="config.data.source", why=nearest(kind, KINDS))
+        raise ConfigError(
+            f"unknown source {kind!r}",
+            where="config.data.source",
+            why=nearest(kind, KINDS),
+            do="choose one of " + ", ".join(KINDS),
+        )
     if kind == "stdlib" and paths:
         raise ConfigError(
             "the source 'stdlib' takes no paths",

@@ -117,14 +117,23 @@ class MixtureConfig(Preparation):
         super().__post_init__()
         names = [part.name for part in self.parts]
         if not names:
-            raise ConfigError("a mixture has no parts", do="give config.data.parts, each with name, weight and source")
+            raise ConfigError(
+                "a mixture has no parts",
+                where="config.data.parts",
+                why="it is empty",
+                do="give some, each with name, weight and source",
+            )
         for name in names:
             if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
                 raise ConfigError(
-                    f"a part cannot be named {name!r}", why="names are letters, digits, '_' and '-'", do="rename it"
+                    f"a part cannot be named {name!r}",
+                    where="config.data.parts",
+                    why="names are letters, digits, '_' and '-'",
+                    do="rename it",
                 )
         if len(set(names)) < len(names):
-            raise ConfigError("two parts have the same name", why=", ".join(sorted(names)), do="rename one")
+            why = ", ".join(sorted(names))
+            raise ConfigError("two parts have the same name", where="config.data.parts", why=why, do="rename one")
 
     def preparing(self) -> dict[str, Any]:
         # With a tokenizer that is not trained here, other weights need no other preparation.

@@ -173,7 +173,10 @@ class Tokenizer:
             encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError as error:
             raise DataError(
-                "a text is not valid Unicode", why=str(error), do="give strings without lone surrogates"
+                "a text is not valid Unicode",
+                where="a text to encode",
+                why=str(error),
+                do="give strings without lone surrogates",
             ) from error
         ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
         if self._lacking:
@@ -249,7 +252,8 @@ def _more(specials: tuple[str, ...], sentinels: int) -> list[str]:
                 do="rename it, or leave it out",
             )
     if len(set(specials)) < len(specials):
-        raise ConfigError("a special token is named twice", where="config.data.specials", why=", ".join(specials))
+        why = ", ".join(specials)
+        raise ConfigError("a special token is named twice", where="config.data.specials", why=why, do="name each once")
     return [f"<|{name}|>" for name in specials] + [SENTINELS[0].format(i) for i in reversed(range(sentinels))]
 
 

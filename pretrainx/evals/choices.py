@@ -22,7 +22,7 @@ BETWEEN, NEUTRAL = "\n\n", "Answer:"  # two examples of a prompt; the prompt tha
 
 @dataclass(frozen=True)
 class Question:
-    """One item: a prompt, what may follow it after a blank, and the number of the right choice."""
+    """One item: a prompt, what may follow it (`joined`), and the number of the right choice."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -30,7 +30,21 @@ class Question:
 
     def solved(self) -> str:
         """The text of a demonstration."""
-        return f"{self.prompt} {self.choices[self.answer]}"
+        return joined(self.prompt, self.choices[self.answer])
+
+
+def blank_after(prompt: str) -> str:
+    """What stands between a prompt and a choice: nothing where the prompt ends a line or is empty."""
+    return "" if prompt.endswith("\n") or not prompt else " "
+
+
+def joined(prompt: str, choice: str) -> str:
+    return prompt + blank_after(prompt) + choice
+
+
+def neutral_for(prompt: str) -> str:
+    """The neutral prompt after which a choice is written as it is after this one, so that the same tokens are compared."""
+    return NEUTRAL if blank_after(prompt) else f"{NEUTRAL}\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +115,7 @@ def pair(tokenizer, prompt: str, choice: str) -> Pair:
             why="in a byte-level tokenizer the blank belongs to the word that follows it",
             do="end the prompt without it; the blank before a choice is added",
         )
-    between = "" if prompt.endswith("\n") or not prompt else " "
-    alone, joint = tokenizer.encode_batch([prompt, f"{prompt}{between}{choice}"])
+    alone, joint = tokenizer.encode_batch([prompt, joined(prompt, choice)])
     if lossless:
         ends = np.cumsum(tokenizer.bytes_per_token[joint])
         border = int(np.searchsorted(ends, len(prompt.encode()), side="right"))
@@ -134,7 +147,6 @@ class Choices:
       tokenizer: encode_batch(texts) -> arrays of ids; bytes_per_token.
       demonstrations: solved questions in front of each; draws: how often they are drawn anew, at least 3.
       pool: where demonstrations come from; empty: from the other questions.
-      neutral: the prompt of `pmi`.
     """
 
     log_probabilities: Callable[[Sequence[Pair]], np.ndarray]
@@ -144,7 +156,6 @@ class Choices:
     pool: Sequence[Question] = ()
     draws: int = 3
     seed: int = 0
-    neutral: str = NEUTRAL
 
     def __call__(self) -> dict[str, float]:
         """{"<normalisation>": mean accuracy over draws, "<normalisation>_std": its standard deviation, "chance": ...}.
@@ -152,8 +163,13 @@ class Choices:
         Without demonstrations there is nothing to draw, and no deviation is given.
         """
         if self.demonstrations and self.draws < 3:
-            raise ConfigError("demonstrations are drawn at least 3 times", where="draws", why=f"got {self.draws}")
-        neutral = self.log_probabilities(self._pairs([self.neutral] * len(self.questions)))
+            raise ConfigError(
+                "demonstrations are drawn at least 3 times",
+                where="draws",
+                why=f"got {self.draws}: of fewer a deviation says nothing",
+                do="3 or more",
+            )
+        neutral = self.log_probabilities(self._pairs([neutral_for(each.prompt) for each in self.questions]))
         drawn = [self._accuracies(draw, neutral) for draw in range(self.draws if self.demonstrations else 1)]
         found = {"chance": float(np.mean([1 / len(question.choices) for question in self.questions]))}
         for name in NORMALISATIONS:

@@ -19,11 +19,9 @@ from pretrainx.evals.pseudo_perplexity import log_probabilities
 from pretrainx.models.decoder import Decoder
 from pretrainx.models.encoder_decoder import EncoderDecoder
 from pretrainx.objectives.cross_entropy import token_nll
-from pretrainx.objectives.denoising import Denoising
 from pretrainx.objectives.masked_lm import MaskedLm, marks
 from pretrainx.objectives.objective import Batch, Objective
 from pretrainx.objectives.prefix_lm import PrefixLm
-from pretrainx.objectives.span_corruption import SpanCorruption
 from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules, constrain
 
@@ -64,12 +62,6 @@ class Likelihood:
 
     def special(self, name: str) -> int:
         return self.task.vocabulary.special(name)
-
-    @property
-    def front(self) -> np.ndarray:
-        """The mode token of objectives that have one."""
-        mode = getattr(self.task, "mode", "")
-        return np.array([self.special(mode)] if mode else [], np.int32)
 
     def fitting(self, pair: Pair, room: int) -> np.ndarray:
         """The end of the prompt that fits into `room` tokens; an empty one is the end of another document."""
@@ -112,10 +104,10 @@ class OfDecoder(Likelihood):
     """Prompt and choice are one row. A prefix LM reads the prompt both ways."""
 
     def __call__(self, pairs):
-        rows = []
+        rows, front = [], self.task.front if isinstance(self.task, PrefixLm) else ()
         for pair in pairs:
-            prompt = self.fitting(pair, self.longest + 1 - len(self.front) - len(pair.choice))
-            rows.append(np.concatenate([self.front, prompt, pair.choice]))
+            prompt = self.fitting(pair, self.longest + 1 - len(front) - len(pair.choice))
+            rows.append(np.array([*front, *prompt, *pair.choice], np.int32))
         sizes = [len(pair.choice) for pair in pairs]
         found = np.zeros(len(pairs))
         widths = [(rounded(len(row) - 1, self.longest),) for row in rows]
@@ -163,16 +155,10 @@ class OfEncoderDecoder(Likelihood):
 
     def asked(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """(source, what the decoder has read before the choice)"""
-        begin, width = np.array([self.task.begin]), self.task.widths[0] - len(self.front)
-        if isinstance(self.task, SpanCorruption):
-            sentinel = np.array([self.task.vocabulary.sentinels[0]])
-            source = np.concatenate([self.fitting(pair, width - 2), sentinel, [self.special("eos")]])
-            return np.concatenate([self.front, source]), np.concatenate([begin, sentinel])
-        if isinstance(self.task, Denoising):
-            prompt = self.fitting(pair, width - 2 - len(pair.choice))
-            first, last = [self.special("bos")], [self.special("mask"), self.special("eos")]
-            return np.concatenate([first, prompt, last]), np.concatenate([begin, first, prompt])
-        return np.concatenate([self.front, self.fitting(pair, width)]), begin
+        marks, _ = self.task.asking(np.zeros(0, np.int32))
+        # A decoder that writes the prompt first must have room for the choice behind it.
+        room = self.task.widths[0] - len(marks) - (len(pair.choice) if self.task.echoes else 0)
+        return self.task.asking(self.fitting(pair, room))
 
 
 class OfMasked(Likelihood):

@@ -169,6 +169,7 @@ def fit(tokens: np.ndarray, vocab_size: int) -> Trigram:
     if vocab_size > LARGEST_VOCABULARY:
         raise ConfigError(
             "the vocabulary is too large for a trigram model",
+            where="config.evals.trigram",
             why=f"{vocab_size} ids, at most {LARGEST_VOCABULARY}",
             do="leave the n-gram evaluation out",
         )

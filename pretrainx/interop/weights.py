@@ -28,11 +28,14 @@ def read(directory: Path) -> dict[str, np.ndarray]:
         index = read_json(directory / INDEX).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
             why = "it has no weight_map of file names"
-            raise DataError("an index of shards is damaged", where=str(directory / INDEX), why=why)
+            raise DataError("an index of shards is damaged", where=str(directory / INDEX), why=why, do="get it again")
         found, place = {}, {}
         for shard in sorted(set(index.values())):
             if Path(shard).name != shard:  # never out of the directory
-                raise DataError("an index of shards is damaged", where=str(directory / INDEX), why=f"shard {shard!r}")
+                why = f"shard {shard!r} is no plain file name"
+                raise DataError(
+                    "an index of shards is damaged", where=str(directory / INDEX), why=why, do="get it again"
+                )
             for name, array in _safetensors(directory / shard).items():
                 found[name], place[name] = array, shard
         if place != index:
@@ -163,5 +166,7 @@ def read_json(path: Path) -> dict[str, Any]:
             "a file of the model cannot be read", where=str(path), why=str(error), do="download the model anew"
         ) from error
     if not isinstance(found, dict):
-        raise DataError("a file of the model is damaged", where=str(path), why="it holds no JSON object")
+        raise DataError(
+            "a file of the model is damaged", where=str(path), why="it holds no JSON object", do="get it again"
+        )
     return found

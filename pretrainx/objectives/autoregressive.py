@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from pretrainx.models import sizes
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.objective import Objective, check_outputs
 
 
@@ -26,14 +27,14 @@ class Autoregressive(Objective):
     positions restart with each, and what follows a document's end is no target.
 
     Attributes:
-      chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+      loss: how tokens are scored.
     """
 
     model: Decoder
     vocabulary: Vocabulary
     length: int
     segmented: bool = False
-    chunks: int = 0
+    loss: TokenLoss = TokenLoss()
 
     terms = (Term("nll"),)
 
@@ -66,7 +67,7 @@ class Autoregressive(Objective):
             observation.targets,
             observation.weights["nll"],
             "nll",
-            self.chunks,
+            self.loss.when(train),
         )
 
     def _blocks(self, run, inputs, keys):
@@ -113,10 +114,10 @@ class AutoregressiveConfig:
     """The section `config.objective` of this paradigm.
 
     Attributes:
-      loss_chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+      loss: how tokens are scored.
     """
 
-    loss_chunks: int = field(default=0, metadata={"min": 0})
+    loss: TokenLoss = TokenLoss()
 
     def build(
         self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
@@ -134,5 +135,5 @@ class AutoregressiveConfig:
             vocabulary,
             length,
             segmented,
-            self.loss_chunks,
+            self.loss,
         )

@@ -18,6 +18,7 @@ from pretrainx.models.layers import Precision
 from pretrainx.objectives import crops, cross_entropy, masking, pixels
 from pretrainx.objectives.augmentation import Augmentation, AugmentConfig
 from pretrainx.objectives.block_masks import block_mask
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.mae import masked_vit
 from pretrainx.objectives.objective import Objective, check_outputs
 
@@ -47,7 +48,7 @@ class BeitConfig:
       mask_count: how many patches are hidden at most; 0 is round(mask_share n).
       mask_share: 75 of 196 by default.
       min_block, min_aspect: of the rectangles that are hidden: least area in patches, and least height / width.
-      loss_chunks: into how many pieces a picture's hidden patches are cut for their logits; 0 chooses by size.
+      loss: how tokens are scored.
       augment: what is done to a picture before; tokenizer and model see the same.
     """
 
@@ -58,7 +59,7 @@ class BeitConfig:
     mask_share: float = field(default=75 / 196, metadata={"above": 0, "below": 1})
     min_block: int = field(default=16, metadata={"min": 1})
     min_aspect: float = field(default=0.3, metadata={"above": 0, "max": 1})
-    loss_chunks: int = field(default=0, metadata={"min": 0})
+    loss: TokenLoss = TokenLoss()
     augment: AugmentConfig = AugmentConfig("beit")
 
     def __post_init__(self):
@@ -199,7 +200,7 @@ class Beit(Objective):
         targets = jnp.take_along_axis(targets, positions, 1)
         read = jnp.take_along_axis(hidden, positions[..., None], 1)
         head = lambda x: run("logits", x)
-        return cross_entropy.scored(head, read, targets, weights, "nll", self.config.loss_chunks)
+        return cross_entropy.scored(head, read, targets, weights, "nll", self.config.loss.when(train))
 
     def flops_per_row(self):
         return sizes_vision.beit_flops_per_image(

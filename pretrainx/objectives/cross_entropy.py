@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,33 @@ CHUNK_LOGITS, CHUNK_TOKENS, FEWEST_CHUNKS = 2**26, 1024, 4
 WORTHWHILE_TOKENS = 256
 
 
+@dataclass(frozen=True)
+class TokenLoss:
+    """How tokens are scored: the section `config.objective.loss`.
+
+    Attributes:
+      chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+      z: in training the square of ln(sum exp(logits)) is added so many times, which keeps logits from drifting away
+        (Chowdhery et al. 2022, section 5: 1e-4).
+      smoothing: in training so much of the target is spread over all tokens (Szegedy et al. 2016, section 7).
+    """
+
+    chunks: int = field(default=0, metadata={"min": 0})
+    z: float = field(default=0.0, metadata={"min": 0})
+    smoothing: float = field(default=0.0, metadata={"min": 0, "below": 1})
+
+    def when(self, train: bool) -> TokenLoss:
+        """Itself in training, else the plain log-likelihood."""
+        return self if train else dataclasses.replace(self, z=0.0, smoothing=0.0)
+
+    @property
+    def plain(self) -> bool:
+        return not (self.z or self.smoothing)
+
+
 def token_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """-log softmax(logits)[target] in nats: float32 or wider [B, T] of logits [B, T, V] and targets int32[B, T]."""
-    return _scores(logits, targets)[0]
+    return _scores(logits, targets)[1]
 
 
 def chunks_for(rows: int, length: int, vocab_size: int) -> int:
@@ -35,20 +61,19 @@ def scored(
     targets: jax.Array,
     weights: jax.Array,
     term: str,
-    chunks: int = 0,
+    loss: TokenLoss = TokenLoss(),
 ) -> Outcome:
     """The weighted sum of -log softmax(head(hidden))[target] as the term `term`, and its sum per row; as metric "accuracy"
-    the weighted share of targets whose logit is the largest.
+    the weighted share of targets whose logit is the largest. With what `loss` adds, which leaves the plain one as metric "nll".
 
     Args:
       head: [B, t, D] -> logits [B, t, V], token by token; what it closes over is differentiated too.
       hidden: [B, T, D]; targets: int32[B, T]; weights: [B, T].
-      chunks: into how many pieces the tokens of a row are cut; 0 chooses by size.
 
     The gradient of the sum is made with the sum, chunk by chunk: the backward pass only scales it, and no logits are kept or
     computed twice.
     """
-    return judged(head, hidden, targets, weights, term, chunks)[0]
+    return judged(head, hidden, targets, weights, term, loss)[0]
 
 
 def judged(
@@ -57,22 +82,25 @@ def judged(
     targets: jax.Array,
     weights: jax.Array,
     term: str,
-    chunks: int = 0,
+    loss: TokenLoss = TokenLoss(),
 ) -> tuple[Outcome, jax.Array]:
     """(what `scored` returns, hits bool[B, T]): a hit is a target with weight whose logit is the largest (or equal)."""
-    rows, length = targets.shape
+    (rows, length), chunks = targets.shape, loss.chunks
     if not chunks:
         shape = jax.eval_shape(head, jax.ShapeDtypeStruct((1, 1, hidden.shape[2]), hidden.dtype))
         chunks = chunks_for(rows // row_groups(rows), length, shape.shape[-1])
     parts = tuple(_divided(x, chunks) for x in (hidden, targets, weights))
     pure, closed_over = _explicit(head, parts[0][0, 0])
-    total, nll, hits = _weighted(pure, parts, *closed_over)
-    nll = jnp.moveaxis(jax.lax.stop_gradient(nll), 0, 3).reshape(rows, -1)[:, :length]
+    total, score, nll, hits = _weighted(pure, loss, parts, *closed_over)
+    whole = lambda each: jnp.moveaxis(jax.lax.stop_gradient(each), 0, 3).reshape(rows, -1)[:, :length]
     # What has no weight is not looked at under a gradient.
-    hits = jnp.moveaxis(hits, 0, 3).reshape(rows, -1)[:, :length] & (weights > 0)
+    hits = whole(hits) & (weights > 0)
     # `where`, since 0 times a NaN is NaN.
-    per_row = jnp.where(weights > 0, weights * nll, 0).sum(axis=1)
-    return Outcome(totals={term: total}, per_row={term: per_row}, metrics={"accuracy": share(hits, weights)}), hits
+    per_row = lambda each: jnp.where(weights > 0, weights * whole(each), 0).sum(axis=1)
+    metrics = {"accuracy": share(hits, weights)}
+    if not loss.plain:
+        metrics["nll"] = Mean(per_row(nll).sum(dtype=float), weights.sum(dtype=float))
+    return Outcome(totals={term: total}, per_row={term: per_row(score)}, metrics=metrics), hits
 
 
 def share(hits: jax.Array, weights: jax.Array) -> Mean:
@@ -116,24 +144,40 @@ def _in_groups(function: Callable, *parts):
     return jax.tree.map(constrain_groups, jax.vmap(function)(*parts))
 
 
-def _scores(logits, targets):
-    """(nll [..., t], hits bool[..., t], exponentials [..., t, V] and their sums [..., t, 1])"""
+def _scores(logits, targets, loss=TokenLoss()):
+    """(score and nll [..., t], hits bool[..., t], exponentials [..., t, V], their sums and the log of these [..., t, 1])
+
+    score = (1 - smoothing) nll + smoothing (log sum - mean logit) + z (log sum)^2
+    """
     logits = wide(logits)
     highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     exponentials = jnp.exp(logits - highest)
     sums = exponentials.sum(-1, keepdims=True)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
-    return (jnp.log(sums) + highest - chosen)[..., 0], (chosen >= highest)[..., 0], exponentials, sums
+    log = jnp.log(sums) + highest
+    nll = score = log - chosen
+    if loss.smoothing:
+        average = (logits * _spread_evenly(logits)).sum(-1, keepdims=True)
+        score = (1 - loss.smoothing) * nll + loss.smoothing * (log - average)
+    if loss.z:
+        score = score + loss.z * jnp.square(log)
+    return score[..., 0], nll[..., 0], (chosen >= highest)[..., 0], exponentials, sums, log
+
+
+def _spread_evenly(logits):
+    """The probabilities of a uniform draw of the predicted columns: those of padding are masked by very low logits."""
+    predicted = logits > jnp.finfo(logits.dtype).min / 4
+    return predicted / predicted.sum(-1, keepdims=True)
 
 
 def _sum_of(nll: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights > 0, weights * nll, 0).sum()
 
 
-def _plain(pure, parts, *closed_over):
+def _plain(pure, loss, parts, *closed_over):
     def group(hidden, targets, weights):
-        nll, hits, _, _ = _scores(pure(hidden, *closed_over), targets)
-        return _sum_of(nll, weights), (nll, hits)
+        score, nll, hits, *_ = _scores(pure(hidden, *closed_over), targets, loss)
+        return _sum_of(score, weights), (score, nll, hits)
 
     def chunk(totals, part):
         new, each = _in_groups(group, *part)
@@ -144,10 +188,10 @@ def _plain(pure, parts, *closed_over):
     return totals.sum(), *each
 
 
-_weighted = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+_weighted = jax.custom_vjp(_plain, nondiff_argnums=(0, 1))
 
 
-def _forward(pure, parts, *closed_over):
+def _forward(pure, loss, parts, *closed_over):
     """Values, and the gradient of the sum for hidden and for those closed-over arrays that are differentiated."""
     hidden, targets, weights = (part.value for part in parts)
     arrays = [each.value for each in closed_over]
@@ -164,12 +208,15 @@ def _forward(pure, parts, *closed_over):
             return pure(hidden, *given)
 
         logits, pull = jax.vjp(logits_of, hidden, [arrays[index] for index in moving])
-        nll, hits, exponentials, sums = _scores(logits, targets)
+        score, nll, hits, exponentials, sums, log = _scores(logits, targets, loss)
         scale = jnp.where(weights > 0, weights, 0)[..., None].astype(sums.dtype)
         hit = jnp.arange(logits.shape[-1]) == targets[..., None]
-        to_logits = exponentials * (scale / sums) - jnp.where(hit, scale, 0)
+        slope = scale / sums * (1 + 2 * loss.z * log) if loss.z else scale / sums
+        to_logits = exponentials * slope - jnp.where(hit, scale * (1 - loss.smoothing), 0)
+        if loss.smoothing:
+            to_logits -= scale * loss.smoothing * _spread_evenly(wide(logits))
         to_hidden, to_arrays = pull(to_logits.astype(logits.dtype))
-        return (_sum_of(nll, weights), to_arrays), (nll, hits, to_hidden)
+        return (_sum_of(score, weights), to_arrays), (score, nll, hits, to_hidden)
 
     def chunk(sums, part):
         new, each = _in_groups(group, *part)
@@ -179,15 +226,15 @@ def _forward(pure, parts, *closed_over):
     # Summed in float32 or wider, also where parameters are bfloat16.
     zeros = lambda array: jnp.zeros((groups, *array.shape), jnp.promote_types(array.dtype, jnp.float32))
     start = jnp.zeros(groups, wider), [zeros(arrays[index]) for index in moving]
-    sums, (nll, hits, to_hidden) = jax.lax.scan(
+    sums, (score, nll, hits, to_hidden) = jax.lax.scan(
         chunk, jax.tree.map(constrain_groups, start), (hidden, targets, weights)
     )
     total, gradients = jax.tree.map(lambda x: x.sum(0), sums)
     gradients = {index: x.astype(arrays[index].dtype) for index, x in zip(moving, gradients, strict=True)}
-    return (total, nll, hits), (to_hidden, gradients, len(arrays))
+    return (total, score, nll, hits), (to_hidden, gradients, len(arrays))
 
 
-def _backward(pure, saved, cotangents):
+def _backward(pure, loss, saved, cotangents):
     to_hidden, gradients, count = saved
     by = cotangents[0]
     scaled = lambda gradient: (gradient * by).astype(gradient.dtype)

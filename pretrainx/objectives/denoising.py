@@ -11,6 +11,7 @@ from pretrainx.core.records import Mean, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import seq2seq, text_noise
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.seq2seq import Pair, Seq2Seq
 from pretrainx.objectives.text_noise import TextNoise
 
@@ -31,6 +32,8 @@ class Denoising(Seq2Seq):
     noise: TextNoise
     whole_words: bool = True
 
+    echoes = True
+
     @property
     def widths(self):
         return self.length, self.length
@@ -38,6 +41,18 @@ class Denoising(Seq2Seq):
     @property
     def begin(self):
         return self.vocabulary.special("eos")
+
+    @property
+    def front(self):
+        return (self.vocabulary.special("bos"),)
+
+    @property
+    def back(self):
+        return (self.vocabulary.special("eos"),)
+
+    @property
+    def gaps(self):
+        return {"<mask>": self.vocabulary.special("mask")}
 
     @property
     def reads(self):
@@ -91,7 +106,7 @@ class DenoisingConfig:
       masking, deletion: chance of each token that infilling left to become a mask, and to vanish.
       rotation: chance that a text begins at a random token.
       whole_words: spans cover words, otherwise tokens.
-      loss_chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+      loss: how tokens are scored.
     """
 
     infilling: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
@@ -101,7 +116,7 @@ class DenoisingConfig:
     deletion: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     rotation: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     whole_words: bool = True
-    loss_chunks: int = field(default=0, metadata={"min": 0})
+    loss: TokenLoss = TokenLoss()
 
     def build(
         self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
@@ -121,7 +136,7 @@ class DenoisingConfig:
         return Denoising(
             seq2seq.built("denoising", model, vocabulary, (length, length), precision, segmented),
             vocabulary,
-            self.loss_chunks,
+            self.loss,
             length,
             noise,
             self.whole_words,

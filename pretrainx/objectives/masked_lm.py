@@ -16,6 +16,7 @@ from pretrainx.models.encoder import Encoder, EncoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy, masking
 from pretrainx.objectives.autoregressive import restarting
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.objective import Objective, check_outputs
 from pretrainx.objectives.seq2seq import text_length
 
@@ -44,7 +45,7 @@ class MaskedLmConfig:
       next_sentence: rows are [CLS] A [SEP] B [SEP], and whether B goes on where A ends or, in half of the rows, is another
         row's is a second term. The model needs a pooler and two types.
       short_fraction: this share of the rows is cut to a random length of 2 tokens or more (BERT: 0.1).
-      loss_chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+      loss: how tokens are scored.
     """
 
     selection: str = field(default="bernoulli", metadata={"choices": ("bernoulli", "exact")})
@@ -59,7 +60,7 @@ class MaskedLmConfig:
     special_tokens: bool = True
     next_sentence: bool = False
     short_fraction: float = field(default=0.0, metadata={"min": 0, "max": 1})
-    loss_chunks: int = field(default=0, metadata={"min": 0})
+    loss: TokenLoss = TokenLoss()
 
     def __post_init__(self):
         total = self.mask_prob + self.random_prob + self.keep_prob
@@ -257,7 +258,7 @@ class MaskedLm(Objective):
             targets = jnp.take_along_axis(targets, positions, 1)
             read = jnp.take_along_axis(hidden, positions[..., None], 1)
         head = lambda x: run("logits", x)
-        scored = cross_entropy.scored(head, read, targets, weights, "nll", self.config.loss_chunks)
+        scored = cross_entropy.scored(head, read, targets, weights, "nll", self.config.loss.when(train))
         if not pair:
             return scored
         related = run("relation", run("pooled", hidden))

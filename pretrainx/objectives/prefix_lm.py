@@ -3,7 +3,7 @@ section 3.2.1)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import seq2seq
 from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.seq2seq import Pair, Seq2Seq
 
 
@@ -36,13 +37,17 @@ class PrefixLm(Autoregressive):
     mode: str = ""
 
     @property
+    def front(self) -> tuple[int, ...]:
+        """Ids that stand before the text of a row."""
+        return (self.vocabulary.special(self.mode),) if self.mode else ()
+
+    @property
     def reads(self):
-        return TextRows(self.length + 1 - bool(self.mode), 1, ("length",))
+        return TextRows(self.length + 1 - len(self.front), 1, ("length",))
 
     def observe(self, key, example, step):
-        tokens, length = example["tokens"], example["length"]
-        front = jnp.asarray([self.vocabulary.special(self.mode)] if self.mode else [], jnp.int32)
-        row = jnp.concatenate([front, tokens])
+        tokens, length, front = example["tokens"], example["length"], self.front
+        row = jnp.concatenate([jnp.asarray(front, jnp.int32), tokens])
         prefix = len(front) + jax.random.randint(key, (), 1, jnp.maximum(length - 1, 2), jnp.int32)
         place = jnp.arange(1, row.shape[0])
         after = (place >= prefix) & (place < len(front) + length)
@@ -62,16 +67,16 @@ class PrefixLm(Autoregressive):
         return super().outputs(params, extras, inputs, names, key, train=train)
 
     def cache(self, params, extras, rows, length, source=None):
-        return Unread(super().cache(params, extras, rows, length + bool(self.mode)))
+        return Unread(super().cache(params, extras, rows, length + len(self.front)))
 
     def decode(self, params, extras, tokens, cache):
         """Tokens that are read first and together are the prefix, the mode token with them, and see each other both ways; later
         ones look back only."""
         if not isinstance(cache, Unread):
             return super().decode(params, extras, tokens, cache)
-        cache, rows, added = cache.empty, tokens.shape[0], int(bool(self.mode))
-        if self.mode:
-            tokens = jnp.pad(tokens, [(0, 0), (1, 0)], constant_values=self.vocabulary.special(self.mode))
+        cache, rows, added = cache.empty, tokens.shape[0], len(self.front)
+        front = jnp.broadcast_to(jnp.asarray(self.front, tokens.dtype), (rows, added))
+        tokens = jnp.concatenate([front, tokens], axis=1)
         seen = jnp.broadcast_to(jnp.arange(cache.key.shape[2]) < tokens.shape[1], (rows, cache.key.shape[2]))
         logits, cache = self.model.apply({"params": params}, tokens, cache, seen, method="decode")
         return logits[:, added:, : self.vocabulary.size], cache
@@ -100,16 +105,20 @@ class PrefixSeq2Seq(Seq2Seq):
     mode: str = ""
 
     @property
+    def front(self):
+        return (self.vocabulary.special(self.mode),) if self.mode else ()
+
+    @property
     def widths(self):
-        return self.length, self.length - bool(self.mode)
+        return self.length, self.length - len(self.front)
 
     @property
     def reads(self):
-        return TextRows(self.length + 1 - bool(self.mode), 0, ("length",))
+        return TextRows(self.length + 1 - len(self.front), 0, ("length",))
 
     def corrupt(self, key, example):
         tokens, length, pad = example["tokens"], example["length"], self.vocabulary.special("pad")
-        front = jnp.asarray([self.vocabulary.special(self.mode)] if self.mode else [], jnp.int32)
+        front = jnp.asarray(self.front, jnp.int32)
         split = jax.random.randint(key, (), 1, jnp.maximum(length, 2), jnp.int32)
         place = jnp.arange(tokens.shape[0] - 1)
         source = jnp.concatenate([front, jnp.where(place < split, tokens[:-1], pad)])
@@ -124,11 +133,11 @@ class PrefixLmConfig:
 
     Attributes:
       mode: name of a special token put in front; "" for none.
-      loss_chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+      loss: how tokens are scored.
     """
 
     mode: str = ""
-    loss_chunks: int = field(default=0, metadata={"min": 0})
+    loss: TokenLoss = TokenLoss()
 
     def build(
         self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
@@ -146,7 +155,7 @@ class PrefixLmConfig:
         if isinstance(model, EncoderDecoderConfig):
             widths = length, length - bool(self.mode)
             built = seq2seq.built("prefix_lm", model, vocabulary, widths, precision, segmented)
-            return PrefixSeq2Seq(built, vocabulary, self.loss_chunks, length, self.mode)
+            return PrefixSeq2Seq(built, vocabulary, self.loss, length, self.mode)
         if not isinstance(model, DecoderConfig):
             raise ConfigError(
                 "the objective 'prefix_lm' needs a model that predicts the next token",
@@ -155,4 +164,4 @@ class PrefixLmConfig:
                 do="--config.model.name=decoder, or encoder_decoder",
             )
         built = model.build(vocabulary.size, length, precision, vocabulary.predicted)
-        return PrefixLm(built, vocabulary, length, False, self.loss_chunks, self.mode)
+        return PrefixLm(built, vocabulary, length, False, self.loss, self.mode)

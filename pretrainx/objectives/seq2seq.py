@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Term
@@ -15,6 +16,7 @@ from pretrainx.models import sizes
 from pretrainx.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.objective import Objective, check_outputs
 
 
@@ -35,14 +37,15 @@ class Seq2Seq(Objective):
     first (`begin`).
 
     Attributes:
-      chunks: into how many pieces a row of targets is cut for its logits; 0 chooses by size.
+      loss: how tokens are scored.
     """
 
     model: EncoderDecoder
     vocabulary: Vocabulary
-    chunks: int
+    loss: TokenLoss
 
     terms = (Term("nll"),)
+    echoes = False  # whether the decoder writes the text of the source too, with what is hidden in its place
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -57,6 +60,27 @@ class Seq2Seq(Objective):
     def corrupt(self, key: jax.Array, example: dict[str, jax.Array]) -> Pair:
         """Source and targets of one row."""
         raise TypeError(f"{type(self).__name__} must make a source and targets")
+
+    @property
+    def front(self) -> tuple[int, ...]:
+        """Ids that stand before the text of a source."""
+        return ()
+
+    @property
+    def back(self) -> tuple[int, ...]:
+        """Ids that stand behind the text of a source."""
+        return ()
+
+    @property
+    def gaps(self) -> dict[str, int]:
+        """{name: id} of what stands for hidden text in a source, in the order of use; without any a source is text alone."""
+        return {}
+
+    def asking(self, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(source that asks how a text int32[m] goes on, what the decoder has read when it comes to that), `begin` first."""
+        gap = list(self.gaps.values())[:1]
+        source = np.array([*self.front, *text, *gap, *self.back], np.int32)
+        return source, np.array([self.begin, *([*self.front, *text] if self.echoes else gap)], np.int32)
 
     def measured(self, observation: Observation, hits: jax.Array) -> dict[str, Any]:
         """Further metrics, of hits bool[B, T]."""
@@ -88,7 +112,7 @@ class Seq2Seq(Objective):
             observation.targets,
             observation.weights["nll"],
             "nll",
-            self.chunks,
+            self.loss.when(train),
         )
         return outcome.replace(metrics=outcome.metrics | self.measured(observation, hits))
 

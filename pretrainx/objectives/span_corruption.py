@@ -12,6 +12,7 @@ from pretrainx.core.records import Mean, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import seq2seq, spans
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.seq2seq import Pair, Seq2Seq
 
 
@@ -42,11 +43,23 @@ class SpanCorruption(Seq2Seq):
 
     @property
     def widths(self):
-        return self.lengths.source + bool(self.mode), self.lengths.target
+        return self.lengths.source + len(self.front), self.lengths.target
 
     @property
     def reads(self):
         return TextRows(self.lengths.raw, 0, ("length",))
+
+    @property
+    def front(self):
+        return (self.vocabulary.special(self.mode),) if self.mode else ()
+
+    @property
+    def back(self):
+        return (self.vocabulary.special("eos"),)
+
+    @property
+    def gaps(self):
+        return {f"<S{index}>": token for index, token in enumerate(self.vocabulary.sentinels)}
 
     def corrupt(self, key, example):
         special = self.vocabulary.special
@@ -62,10 +75,8 @@ class SpanCorruption(Seq2Seq):
         )
         # Of a text of one token nothing is hidden: its target would be an end alone.
         target_length = jnp.where(target_length > 1, target_length, 0)
-        if self.mode:
-            source = jnp.concatenate([jnp.full(1, special(self.mode), jnp.int32), source])
-            source_length += 1
-        return Pair(source, source_length, targets, target_length)
+        source = jnp.concatenate([jnp.asarray(self.front, jnp.int32), source])
+        return Pair(source, source_length + len(self.front), targets, target_length)
 
     def measured(self, observation, hits):
         real = observation.weights["nll"] > 0
@@ -95,13 +106,13 @@ class SpanCorruptionConfig:
       density: share of the text that is hidden.
       mean_span: tokens of a span on average.
       mode: name of a special token put in front of the source; "" for none.
-      loss_chunks: into how many pieces a row is cut for its logits; 0 chooses by size.
+      loss: how tokens are scored.
     """
 
     density: float = field(default=0.15, metadata={"above": 0, "max": 0.95})
     mean_span: float = field(default=3.0, metadata={"min": 1.0})
     mode: str = ""
-    loss_chunks: int = field(default=0, metadata={"min": 0})
+    loss: TokenLoss = TokenLoss()
 
     def build(
         self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
@@ -128,7 +139,7 @@ class SpanCorruptionConfig:
         return SpanCorruption(
             seq2seq.built("span_corruption", model, vocabulary, widths, precision, segmented),
             vocabulary,
-            self.loss_chunks,
+            self.loss,
             length,
             self.density,
             self.mean_span,

@@ -39,7 +39,9 @@ def write(output: str | Path, workdirs: Sequence[str | Path]) -> Path:
       ConfigError: no workdir is given, or the page cannot be written there.
     """
     if not workdirs:
-        raise ConfigError("a report needs at least one run", where="pretrainx report", do="name a workdir")
+        raise ConfigError(
+            "a report needs at least one run", where="pretrainx report", why="none is named", do="name a workdir"
+        )
     output = Path(output)
     text = render(read_runs(workdirs))
     unfinished = output.with_name(output.name + ".unfinished")

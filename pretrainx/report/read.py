@@ -122,6 +122,9 @@ def _command(config: str | Path, workdir: Path) -> str:
     return f"pretrainx train --config={config} --workdir={workdir}"
 
 
+RESTORE = "put the file back, or train in another workdir"
+
+
 def _config(workdir: Path) -> dict[str, Any]:
     path = workdir / "config.json"
     try:
@@ -131,9 +134,10 @@ def _config(workdir: Path) -> dict[str, Any]:
             f"{workdir} is not a run", where=str(path), why="the file is missing", do=_command("FILE", workdir)
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError("the run's config cannot be read", where=str(path), why=str(error)) from error
+        raise DataError("the run's config cannot be read", where=str(path), why=str(error), do=RESTORE) from error
     if not isinstance(config, dict):
-        raise DataError("the run's config cannot be read", where=str(path), why="the file holds no JSON object")
+        why = "the file holds no JSON object"
+        raise DataError("the run's config cannot be read", where=str(path), why=why, do=RESTORE)
     return config
 
 

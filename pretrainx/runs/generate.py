@@ -13,10 +13,8 @@ from pretrainx.core.errors import ConfigError
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.evals import continuation
 from pretrainx.evals.fill_in import named, writing_on_first
-from pretrainx.objectives.denoising import Denoising
 from pretrainx.objectives.objective import Objective
 from pretrainx.objectives.seq2seq import Seq2Seq
-from pretrainx.objectives.span_corruption import SpanCorruption
 from pretrainx.runs.load import load
 
 
@@ -57,7 +55,7 @@ def generate(
         return "", named(write(np.array([writer.begin]), source), run.tokenizer.vocabulary, run.tokenizer.decode)
     ids = run.tokenizer.encode_batch([prompt])[0]
     ids = ids if len(ids) else np.array([end])
-    check_positions(writer, len(ids) + bool(getattr(writer, "mode", "")), max_tokens, "--max_tokens")
+    check_positions(writer, len(ids) + len(getattr(writer, "front", ())), max_tokens, "--max_tokens")
     # Together, since a character may begin in the prompt's last token; apart by length of the prompt's text.
     known = run.tokenizer.decode(ids)
     return known, run.tokenizer.decode(np.concatenate([ids, write(ids)]))[len(known) :]
@@ -88,19 +86,9 @@ def source_of(objective: Seq2Seq, tokenizer: Tokenizer, prompt: str) -> np.ndarr
     <S0>, <S1>, ... in it (span corruption) or <mask> (denoising) stand for what is hidden. Without one, what is hidden is how
     the text goes on, as multiple choice asks too.
     """
-    vocabulary, special = objective.vocabulary, objective.vocabulary.special
-    mode = getattr(objective, "mode", "")
-    first, last = [special(mode)] if mode else [], [special("eos")]
-    marks: dict[str, int] = {}
-    if isinstance(objective, SpanCorruption):
-        marks = {f"<S{index}>": token for index, token in enumerate(vocabulary.sentinels)}
-    elif isinstance(objective, Denoising):
-        first, marks = [special("bos")], {"<mask>": special("mask")}
-    else:
-        last = []
-    ids: list[int] = []
-    for piece in re.split(f"({'|'.join(marks)})" if marks else "(?!)", prompt):
-        ids += [marks[piece]] if piece in marks else tokenizer.encode_batch([piece])[0].tolist()
-    if marks and not set(ids) & set(marks.values()):
-        ids.append(next(iter(marks.values())))
-    return np.array([*first, *ids, *last], np.int32)
+    gaps, ids = objective.gaps, []
+    for piece in re.split(f"({'|'.join(gaps)})" if gaps else "(?!)", prompt):
+        ids += [gaps[piece]] if piece in gaps else tokenizer.encode_batch([piece])[0].tolist()
+    if gaps and not set(ids) & set(gaps.values()):
+        ids.append(next(iter(gaps.values())))
+    return np.array([*objective.front, *ids, *objective.back], np.int32)

@@ -179,6 +179,7 @@ class Recipe:
                 raise ConfigError(
                     "float64 is switched off in JAX",
                     where="config.precision",
+                    why="a float64 of the configuration would be computed in float32",
                     do="set JAX_ENABLE_X64=1 in the environment",
                 )
 

@@ -65,7 +65,12 @@ def replay(workdir: str | Path, step: int, rows: int = 4, forward: int = 20, say
     Raises ConfigError, CheckpointError, or DataError where the batch is not the one that was logged.
     """
     if step < 0:
-        raise ConfigError("steps start at 0", where=f"--step={step}", do="--step=0 is the first batch of the run")
+        raise ConfigError(
+            "steps start at 0",
+            where=f"--step={step}",
+            why="there is no batch before the first",
+            do="--step=0 is the first batch of the run",
+        )
     keep_compiled_programs()
     made = open_run(Path(workdir), step, say)
     logged, found = made.logged, made.rows.record_hash(step)

@@ -39,7 +39,7 @@ RULES = (
     Rule(r"train\.grad_clip", WARN, "updates are scaled otherwise from here on"),
     Rule(r"train\..*", SAFE, "the length of the run, or when it is looked at"),
     Rule(
-        r"model\.(remat|unroll|attention)|objective\.(loss_chunks|gather)",
+        r"model\.(remat|unroll|attention)|objective\.(loss\.chunks|gather)",
         SAFE,
         "the same mathematics, computed otherwise",
     ),

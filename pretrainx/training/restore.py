@@ -21,6 +21,8 @@ from pretrainx.training.checksum import examine
 from pretrainx.training.state import TrainState, averages
 
 FORMAT = 1
+# What to do about a damaged step.
+OTHER_STEP = "remove the step, or put an intact copy of it back; training would set it aside and use the one before"
 
 
 class MisfitError(CheckpointError):
@@ -82,9 +84,11 @@ def read_meta(directory: Path, step: int) -> dict:
         meta = json.loads(path.read_text())
         stated = meta.pop("digest")
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError("a checkpoint has no readable meta record", where=str(path), why=repr(error)) from error
+        what, why = "a checkpoint has no readable meta record", repr(error)
+        raise CheckpointError(what, where=str(path), why=why, do=OTHER_STEP) from error
     if digest(meta) != stated:
-        raise CheckpointError("a checkpoint's meta record was altered", where=str(path), why="its own digest differs")
+        what, why = "a checkpoint's meta record was altered", "its own digest differs"
+        raise CheckpointError(what, where=str(path), why=why, do=OTHER_STEP)
     if meta["format"] != FORMAT:
         raise FormatError(
             "a checkpoint of another format",
@@ -120,7 +124,7 @@ def read_leaves(
     except Exception as error:  # whatever a damaged file makes the reader raise
         why, cause = str(error).strip().split("\n")[0][:200] or repr(error), error
     if why := distributed.first_trouble("read", why):
-        raise CheckpointError("a checkpoint cannot be read", where=str(where), why=why) from cause
+        raise CheckpointError("a checkpoint cannot be read", where=str(where), why=why, do=OTHER_STEP) from cause
     sums, _ = jax.device_get(distributed.settled(examine(tree)))
     differing = ""
     for path, leaf_sum in sums.items():
@@ -130,7 +134,7 @@ def read_leaves(
     # Each process has sums of its own devices: where one of them sees damage, all set the step aside.
     if differing := distributed.first_trouble("checksums", differing):
         path, _, why = differing.partition(": ")
-        raise CheckpointError("a checkpoint is damaged", where=f"{where}, leaf {path}", why=why)
+        raise CheckpointError("a checkpoint is damaged", where=f"{where}, leaf {path}", why=why, do=OTHER_STEP)
     return dict(paths.leaves(tree))
 
 
@@ -208,6 +212,7 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
         raise CheckpointError(
             "there is no checkpoint to start from",
             where=str(directory),
+            why="no step was saved there",
             do="set config.init_from to the workdir of a run",
         )
     damaged = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
-from pretrainx.training.restore import read_meta
+from pretrainx.training.restore import OTHER_STEP, read_meta
 
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
 _PIECE = 1 << 22  # words that are multiplied at once: memory stays bounded for leaves of any size
@@ -48,13 +48,14 @@ def verify(directory: Path, step: int) -> Iterator[tuple[str, int]]:
                 "a checkpoint is damaged",
                 where=where,
                 why=f"{leaf.dtype}{list(leaf.shape)} on disk, {stated['dtype']}{stated['shape']} in its meta record",
+                do=OTHER_STEP,
             )
         if (found := checksum(leaf)) != stated["checksum"]:
             raise CheckpointError(
                 "a checkpoint is damaged",
                 where=where,
                 why=f"checksum {found:08x}, saved {stated['checksum']:08x}",
-                do="remove the step, or put an intact copy of it back; training would set it aside and use the one before",
+                do=OTHER_STEP,
             )
         yield path, leaf.nbytes
 

@@ -187,7 +187,9 @@ def test_an_other_row_is_never_the_row_itself():
     assert np.abs(np.bincount(drawn, minlength=10) - np.where(numbers == 3, 0, 100)).max() < 45
     training = TrainingRows(rows, 4, 7, vocabulary)
     batch = training.batch(3)
-    assert (batch["other"] == rows.rows(rows.others(training.numbers(3), own_seed(7, "step/3")).tolist())["tokens"]).all()
+    assert (
+        batch["other"] == rows.rows(rows.others(training.numbers(3), own_seed(7, "step/3")).tolist())["tokens"]
+    ).all()
     assert (batch["other"] != batch["tokens"]).all()
     met = {row: set() for row in range(10)}
     for step in range(20):  # eight epochs

@@ -147,6 +147,23 @@ def test_demonstrations():
         prompts(QUESTIONS, 6, 0, 0)
 
 
+@pytest.mark.parametrize("prompt", ["q", "q\n", ""])
+def test_a_choice_is_written_alike_everywhere(prompt):
+    """Scored, demonstrated, and behind the neutral prompt the same tokens stand for a choice, whatever ends the prompt."""
+    asked = []
+
+    def told(pairs):
+        asked.extend(pairs)
+        return np.zeros(len(pairs))
+
+    question = Question(prompt, ("yes", "no"), 0)
+    Choices(told, TOKENIZER, [question])()
+    neutral, scored = asked[:2], asked[2:]
+    written = [TOKENIZER.decode(each.choice) for each in scored]
+    assert [TOKENIZER.decode(each.choice) for each in neutral] == written
+    assert question.solved() == prompt + written[0]
+
+
 def test_questions_of_a_file(tmp_path):
     path = tmp_path / "questions.jsonl"
     items = [{"prompt": "a", "choices": ["b", "c"], "answer": 1}, {"question": "d", "choices": ["e", "f"], "answer": 0}]

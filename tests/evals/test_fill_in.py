@@ -82,6 +82,23 @@ def test_spans_are_shown_beside_the_truth():
     assert set(fill_ins(objective, given).exact_spans(params, {})) == {"exact_spans", "sampled_exact_spans"}
 
 
+def test_spans_that_are_written_as_they_were_are_counted(monkeypatch):
+    """Greedy text is the truth with one token of one span changed and another span left out, sampled text the truth."""
+    objective, params = made("span_corruption")
+    given = batch(objective)
+    shown = fill_ins(objective, given)
+    observation = shown._seen()[""]
+    truth = [shown._target(observation, row) for row in range(3)]
+    marks = [np.flatnonzero(np.isin(ids, TOKENIZER.vocabulary.sentinels)) for ids in truth]
+    changed = [ids.copy() for ids in truth]
+    changed[0][marks[0][0] + 1] += 1
+    changed[1] = changed[1][marks[1][1] :]  # without the first span
+    written = lambda *arguments: changed if arguments[-1] == 0 else truth
+    monkeypatch.setattr(shown, "_written", written)
+    count = sum(map(len, marks))
+    assert shown.exact_spans(params, {}) == {"exact_spans": (count - 2) / count, "sampled_exact_spans": 1.0}
+
+
 def test_a_task_of_a_mixture_that_hides_nothing_is_left_out():
     objective, params = made("masked_lm, two sentences")
     other = made("autoregressive")[0]

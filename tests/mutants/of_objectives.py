@@ -86,8 +86,8 @@ OBJECTIVES = [
         "closing mark",
         "a document's own end is followed by the closing mark",
         MASKED_LM,
-        "if config.special_tokens and not config.next_sentence:",
-        "if False:",
+        "end}, closing) if config.special_tokens else end",
+        "end}, closing) if False else end",
         TEST_MASKED_LM + "frames_of_roberta",
     ),
     Mutant(

@@ -12,6 +12,7 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import AutoregressiveConfig, restarting
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.training import state as states
 
 LENGTH, ROWS = 6, 3
@@ -100,7 +101,9 @@ def test_packed_documents_are_separate_ones(change):
         outcome = objective.encode(params, {}, seen, keys, 0, train=False)
         return np.array([outcome.totals["nll"], seen.weights["nll"].sum()])
 
-    alone = lambda ids: losses(dataclasses.replace(packed, segmented=False, length=len(ids) - 1, chunks=1), tokens=ids)
+    alone = lambda ids: losses(
+        dataclasses.replace(packed, segmented=False, length=len(ids) - 1, loss=TokenLoss(1)), tokens=ids
+    )
     together = losses(packed, tokens=first + second + [0] * 3, segments=[1] * 4 + [2] * 5 + [0] * 3)
     np.testing.assert_allclose(together, alone(first) + alone(second), rtol=1e-12)
     assert together[1] == len(first) + len(second) - 2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pretrainx.objectives import cross_entropy
+from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules, constrain
 
@@ -28,7 +29,7 @@ def float64():
 
 def by_chunks(chunks, hidden=HIDDEN, table=TABLE, shift=SHIFT, weights=WEIGHTS):
     head = lambda x: jnp.tanh(x @ table + shift)
-    return cross_entropy.scored(head, hidden, TARGETS, weights, "nll", chunks)
+    return cross_entropy.scored(head, hidden, TARGETS, weights, "nll", TokenLoss(chunks))
 
 
 def plain(hidden=HIDDEN, table=TABLE, shift=SHIFT):
@@ -51,6 +52,38 @@ def test_values_and_gradients(chunks):
         jax.tree.map(close, found, jax.grad(scaled(lambda *a: plain(*a).sum()), (0, 1, 2))(*arrays))
 
 
+@pytest.mark.parametrize("loss", [TokenLoss(3, z=0.3), TokenLoss(1, smoothing=0.2), TokenLoss(5, 1e-2, 0.1)])
+def test_what_a_loss_adds(loss):
+    """z times (ln sum exp)^2, and a share of the target spread over all tokens but the columns of padding; the plain negative
+    log-likelihood stays a metric, and is all that an evaluation sees."""
+    padded = 4
+
+    def head(hidden, table):
+        logits = jnp.pad(hidden @ table, [(0, 0)] * 2 + [(0, padded)])
+        return jnp.where(jnp.arange(VOCABULARY + padded) < VOCABULARY, logits, jnp.finfo(logits.dtype).min / 2)
+
+    def ours(hidden, table, loss=loss):
+        outcome = cross_entropy.scored(lambda x: head(x, table), hidden, TARGETS, WEIGHTS, "nll", loss)
+        return outcome.totals["nll"], outcome
+
+    def wanted(hidden, table):
+        logits = hidden @ table
+        log = jax.nn.logsumexp(logits, -1)
+        target = (1 - loss.smoothing) * jax.nn.one_hot(TARGETS, VOCABULARY) + loss.smoothing / VOCABULARY
+        score = -(target * jax.nn.log_softmax(logits)).sum(-1) + loss.z * log**2
+        return (score * WEIGHTS).sum(), (score * WEIGHTS).sum(1)
+
+    (total, outcome), gradients = jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(HIDDEN, TABLE)
+    (by_hand, per_row), expected = jax.value_and_grad(wanted, (0, 1), has_aux=True)(HIDDEN, TABLE)
+    close(total, by_hand)
+    close(ours(HIDDEN, TABLE)[0], by_hand)
+    close(outcome.per_row["nll"], per_row)
+    jax.tree.map(close, gradients, expected)
+    unsmoothed = ours(HIDDEN, TABLE, loss.when(False))[1]
+    close(outcome.metrics["nll"].total, unsmoothed.totals["nll"])
+    assert "nll" not in unsmoothed.metrics and abs(total - unsmoothed.totals["nll"]) > 1e-3
+
+
 @pytest.mark.parametrize("chunks", [0, 5])
 def test_hits_and_accuracy(chunks):
     """A hit is a target of the largest logit; the metric is their weighted share, with and without a gradient."""
@@ -61,7 +94,7 @@ def test_hits_and_accuracy(chunks):
 
     def total(hidden):
         head = lambda x: jnp.tanh(x @ TABLE + SHIFT)
-        outcome, hits = cross_entropy.judged(head, hidden, targets, WEIGHTS, "nll", chunks)
+        outcome, hits = cross_entropy.judged(head, hidden, targets, WEIGHTS, "nll", TokenLoss(chunks))
         return outcome.totals["nll"], (hits, outcome.metrics["accuracy"])
 
     for _, (hits, accuracy) in (total(HIDDEN), jax.jit(jax.value_and_grad(total, has_aux=True))(HIDDEN)[0]):
@@ -98,7 +131,7 @@ def test_integers_of_the_head():
 
     def total(table, limit):
         head = lambda x: jnp.where(jnp.arange(VOCABULARY) < limit, x @ table, -30.0)
-        return cross_entropy.scored(head, HIDDEN, TARGETS, WEIGHTS, "nll", 3).totals["nll"]
+        return cross_entropy.scored(head, HIDDEN, TARGETS, WEIGHTS, "nll", TokenLoss(3)).totals["nll"]
 
     plainly = jax.grad(total)(TABLE, VOCABULARY)
     close(jax.jit(jax.grad(jax.checkpoint(total)))(TABLE, jnp.int32(VOCABULARY)), plainly)
@@ -110,7 +143,9 @@ def test_the_gradient_of_the_head_is_summed_wide():
 
     def total(table):
         head = lambda x: x @ table
-        return cross_entropy.scored(head, ones, np.zeros((1, 512), int), ones[..., 0], "nll", 512).totals["nll"]
+        return cross_entropy.scored(head, ones, np.zeros((1, 512), int), ones[..., 0], "nll", TokenLoss(512)).totals[
+            "nll"
+        ]
 
     assert jax.grad(total)(table).tolist() == [[-256.0, 256.0]]
 
@@ -180,7 +215,7 @@ def test_one_collective_for_all_chunks():
     def total(hidden, table):
         with rules.bound():
             head = lambda x: jnp.tanh(constrain(x @ table + SHIFT, "batch", "length", "act_vocab"))
-            return cross_entropy.scored(head, hidden, targets, weights, "nll", 4).totals["nll"]
+            return cross_entropy.scored(head, hidden, targets, weights, "nll", TokenLoss(4)).totals["nll"]
 
     program = jax.jit(jax.value_and_grad(total, (0, 1))).lower(hidden, TABLE).compile()
     body = loops(program.as_text())

@@ -161,9 +161,9 @@ def test_the_mode_is_a_part_of_the_prefix():
         return jnp.concatenate([first, objective.decode(tree, {}, tokens[:, 3:], cache)[0]], axis=1)
 
     whole = {"tokens": np.array([[MODE, 11, 12, 13, 14]], np.int32)}
-    outputs = lambda prefix: objective.outputs(
-        tree, {}, whole | {"prefix": np.full(1, prefix, np.int32)}, ("logits",)
-    )["logits"][:, 1:]
+    outputs = lambda prefix: objective.outputs(tree, {}, whole | {"prefix": np.full(1, prefix, np.int32)}, ("logits",))[
+        "logits"
+    ][:, 1:]
     found, expected, alone = jax.jit(lambda: (decoded(), outputs(4), outputs(1)))()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     assert np.abs(expected - alone).max() > 1e-4  # that the mode sees the prompt is seen in the logits

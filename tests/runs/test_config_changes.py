@@ -170,7 +170,7 @@ def test_rows_that_an_objective_reads_otherwise_are_no_key_of_the_data(make_valu
     meta = read_meta(trained / "checkpoints", 10)
     (rows,) = [part["rows"] for part in meta["data"]["sources"]]
     now = {**meta["data"], "length": 70, "sources": [{**meta["data"]["sources"][0], "rows": rows - 9}]}
-    meta["config"]["objective"]["loss_chunks"] = 3
+    meta["config"]["objective"]["loss"]["chunks"] = 3
     found = changes(meta, parse(make_values()), now)
-    assert [change.key for change in found] == ["data", "objective.loss_chunks"]
+    assert [change.key for change in found] == ["data", "objective.loss.chunks"]
     assert found[0].name == "data, length" and found[0].kind == "refuse"
