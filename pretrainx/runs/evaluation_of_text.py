@@ -49,7 +49,7 @@ class TextEvaluation(Evaluation):
 
     @functools.cached_property
     def trigram(self) -> dict[str, float]:
-        """The loss of `trigram_model` on the held-out targets (for a prefix LM, which predicts a part of them, all the same)."""
+        """The loss of `trigram_model` on all held-out targets, for a prefix LM too, which predicts a part of them."""
         model = self.trigram_model
         losses = np.concatenate([model.losses(s) for text in self.held_out_rows.values() for s in text.sequences()])
         found = {"trigram/loss": float(losses.mean())}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from parity import frozen
 from parity.reference import VOCAB, apart
 from pretrainx.core import paths
 from pretrainx.core.records import Observation
@@ -13,6 +14,7 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.interop import directory, tensors
 from pretrainx.interop.directory import FAMILIES
 from pretrainx.models.layers import Precision
+from pretrainx.training import state as states
 
 SPECIALS = {"pad": 0, "eos": 1, "mask": 2, "bos": 3, "cls": 4, "sep": 5}
 ROWS, LENGTH, SOURCE = 3, 13, 17
@@ -30,20 +32,27 @@ def within(width, lengths):
 
 
 class Ours:
-    """The model that `interop` reads from what the reference saved, under an objective made for it."""
+    """A model that `interop` has read, under an objective made for it."""
 
-    def __init__(self, model, folder, dtype, objective, specials=SPECIALS, length=LENGTH):
-        model.save_pretrained(folder)
-        self.read = directory.read(folder)
+    def __init__(self, read, dtype, objective, specials=SPECIALS, length=LENGTH):
+        self.read = read
         assert self.read.facts["dtype"] == dtype and not self.read.facts["left_out"]
         self.family = FAMILIES[self.read.facts["model_type"]]
         self.params = jax.tree.map(jnp.asarray, self.read.params)
         vocabulary = Vocabulary(VOCAB, tuple(specials.items()), 0, tuple(range(VOCAB - 1, VOCAB - 9, -1)))
         self.objective = objective.build(self.read.config, vocabulary, length, Precision(dtype, dtype))
-        made = jax.eval_shape(lambda: self.objective.init(jax.random.key(0), None))
+        made = jax.eval_shape(lambda: self.objective.init(jax.random.key(0), states.example_batch(self.objective, 2)))
         shapes = lambda tree: {path: leaf.shape for path, leaf in paths.leaves(tree)}
         unboxed = jax.tree.map(lambda leaf: leaf.value, made, is_leaf=lambda leaf: hasattr(leaf, "value"))
         assert shapes(unboxed) == shapes(self.params)
+
+    @classmethod
+    def of(cls, model, folder, *arguments):
+        """Of what the reference saves."""
+        model.save_pretrained(folder)
+        made = cls(directory.read(folder), *arguments)
+        made.folder = folder
+        return made
 
     def outputs(self, inputs, *names):
         found = jax.jit(lambda params, given: self.objective.outputs(params, {}, given, names))(self.params, inputs)
@@ -81,6 +90,8 @@ def compare(ours, model, inputs, targets, weights, logits, loss, real, tolerance
     model.zero_grad()
     loss.backward()
     wanted = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    asked = {"inputs": inputs, "targets": targets, "weights": weights}
+    frozen.keep(ours.folder, ours.read.facts["config"], asked, loss.item(), wanted, logits.detach().numpy())
     our_loss, gradients = ours.gradients(inputs, targets, weights)
     assert gradients.keys() == wanted.keys()
     assert all(np.abs(gradient).max() > 1e-6 for name, gradient in wanted.items() if not free(name))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from parity import frozen
 from parity.reference import apart
 from pretrainx.core import axes, paths
 from pretrainx.core.records import Observation
@@ -18,7 +19,7 @@ SIZES = {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "i
 SIZES |= {"image_size": 15, "patch_size": 5, "layer_norm_eps": 1e-6}
 ROWS, PATCHES = 3, 9
 RNG = np.random.default_rng(5)
-IMAGES = RNG.standard_normal((ROWS, 15, 15, 3))
+IMAGES = RNG.standard_normal((ROWS, 15, 15, 3)).astype(np.float32).astype(np.float64)
 
 
 def pixels(images=IMAGES):
@@ -29,11 +30,10 @@ def pixels(images=IMAGES):
 
 
 class Ours:
-    """The model that `interop` reads from what the reference saved, under the objective that `build` makes of it."""
+    """A model that `interop` has read, under the objective that `build` makes of it."""
 
-    def __init__(self, model, folder, build):
-        model.save_pretrained(folder)
-        self.read = directory.read(folder)
+    def __init__(self, read, build):
+        self.read = read
         self.family = FAMILIES[self.read.facts["model_type"]]
         self.params = jax.tree.map(jnp.asarray, self.read.params)
         self.objective = build(self.read.config, Precision("float64", "float64"))
@@ -42,8 +42,17 @@ class Ours:
         shapes = lambda tree: {path: leaf.shape for path, leaf in paths.leaves(tree)}
         assert shapes(made) == shapes(self.params)
 
+    @classmethod
+    def of(cls, model, folder, build):
+        """Of what the reference saves."""
+        model.save_pretrained(folder)
+        made = cls(directory.read(folder), build)
+        made.folder = folder
+        return made
+
     def scored(self, predict, extras, inputs, targets, weights):
         """(predict(params), the mean loss, {a full name of the family: gradient in the reference's layout})"""
+        self.asked = {"extras": extras, "inputs": inputs, "targets": targets, "weights": weights}
         valid = np.ones(ROWS, bool)
         observation = jax.tree.map(jnp.asarray, Observation(inputs, targets, weights, valid))
         (term,) = weights
@@ -65,6 +74,7 @@ def compare(ours, model, found, outputs, loss, tolerance=1e-9):
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     full = ours.family.full(trained)
     wanted = {full[name]: parameter.grad.numpy() for name, parameter in trained.items()}
+    frozen.keep(ours.folder, ours.read.facts["config"], ours.asked, loss.item(), wanted)
     our_outputs, our_loss, gradients = found
     assert gradients.keys() == wanted.keys()
     # A key's bias moves all scores of a query alike: no gradient but rounding, in units of the query's.

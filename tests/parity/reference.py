@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from parity import frozen
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.interop import directory, tensors
 from pretrainx.interop.directory import FAMILIES
@@ -27,7 +28,7 @@ def randomised(model, dtype, seed=0):
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.2
             is_scale = name.endswith("weight") and parameter.ndim == 1
-            parameter.copy_(noise + is_scale)
+            parameter.copy_((noise + is_scale).half())  # of so few digits that files of them are small
     return model
 
 
@@ -101,6 +102,12 @@ def compare(model, folder, dtype, tolerance):
     """Asserts equality of logits, loss and every gradient leaf, to `tolerance` relative to the leaf's largest value."""
     ours = Ours(model, folder, dtype)
     logits, loss, gradients = theirs(model)
+    asked = {
+        "inputs": {"tokens": IDS[:, :-1]},
+        "targets": IDS[:, 1:],
+        "weights": {"nll": np.ones((ROWS, LENGTH), "f4")},
+    }
+    frozen.keep(folder, ours.read.facts["config"], asked, loss, gradients, logits)
     our_loss, our_gradients = ours.gradients()
     found = {"logits": apart(ours.logits(IDS[:, :-1]), logits), "loss": abs(our_loss - loss) / loss}
     assert our_gradients.keys() == gradients.keys()

@@ -56,7 +56,7 @@ def build(dtype="float64", **changes):
 
 
 def read(model, folder, dtype="float64"):
-    return Ours(model, folder, dtype, DenoisingConfig(), SPECIALS, SOURCE)
+    return Ours.of(model, folder, dtype, DenoisingConfig(), SPECIALS, SOURCE)
 
 
 @pytest.mark.parametrize(

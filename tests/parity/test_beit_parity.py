@@ -48,8 +48,8 @@ def test_logits_loss_and_every_gradient(tmp_path, relative):
     import torch
 
     model = build(use_shared_relative_position_bias=relative)
-    ours = Ours(model, tmp_path, predictor)
-    cells = np.random.default_rng(4).random((ROWS, 15, 15, 3))
+    ours = Ours.of(model, tmp_path, predictor)
+    cells = np.random.default_rng(4).random((ROWS, 15, 15, 3), np.float32).astype(np.float64)
     extras = {"tokenizer": {"codebook": jnp.asarray(np.random.default_rng(6).standard_normal((CODES, 75)))}}
     ids = np.asarray(ours.objective.targets(extras, jnp.asarray(cells)))
     assert ids.shape == (ROWS, PATCHES) and len(np.unique(ids)) > 4
@@ -66,7 +66,7 @@ def test_a_classifier_of_pooled_patches(tmp_path):
     import torch
 
     model = build("BeitForImageClassification", num_labels=4, use_mask_token=False, layer_scale_init_value=0.0)
-    ours, labels = Ours(model, tmp_path, classifier), np.array([3, 0, 1], np.int32)
+    ours, labels = Ours.of(model, tmp_path, classifier), np.array([3, 0, 1], np.int32)
     logits = model(pixels()).logits
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels, dtype=torch.long))
     predict = lambda params: ours.objective.model.apply({"params": params}, IMAGES)["logits"]

@@ -55,7 +55,7 @@ def run(model, inputs=INPUTS):
 def test_logits_loss_and_every_gradient(tmp_path, dtype, tolerance, gather, changes):
     model = build(dtype=dtype, **changes)
     objective = MaskedLmConfig(gather=gather, max_predictions=LENGTH, special_tokens=False)
-    ours, logits = Ours(model, tmp_path, dtype, objective), run(model).logits
+    ours, logits = Ours.of(model, tmp_path, dtype, objective), run(model).logits
     loss = mean_loss(logits, TARGETS, CHOSEN)
     compare(ours, model, INPUTS, TARGETS, {"nll": CHOSEN}, logits, loss, REAL, tolerance)
 
@@ -65,7 +65,7 @@ def test_next_sentence(tmp_path):
     import torch
 
     model = build("BertForPreTraining")
-    ours = Ours(model, tmp_path, "float64", MaskedLmConfig(max_predictions=LENGTH, next_sentence=True))
+    ours = Ours.of(model, tmp_path, "float64", MaskedLmConfig(max_predictions=LENGTH, next_sentence=True))
     found = run(model)
     related = torch.nn.functional.cross_entropy(found.seq_relationship_logits, torch.tensor(FOLLOWS, dtype=torch.long))
     loss = mean_loss(found.prediction_logits, TARGETS, CHOSEN) + related
@@ -77,7 +77,7 @@ def test_next_sentence(tmp_path):
 def test_the_base_model_has_features(tmp_path):
     """Without heads, its tensors without a prefix: hidden states, their mean and what the pooler makes of the first."""
     model = build("BertModel")
-    ours, found = Ours(model, tmp_path, "float64", MaskedLmConfig()), run(model)
+    ours, found = Ours.of(model, tmp_path, "float64", MaskedLmConfig()), run(model)
     outputs = ours.outputs(INPUTS, "hidden", "features", "pooled")
     hidden = found.last_hidden_state.detach().numpy()
     assert apart(outputs["hidden"][REAL], hidden[REAL]) < 1e-9

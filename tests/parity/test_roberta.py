@@ -52,7 +52,7 @@ def run(model, inputs):
 def test_logits_loss_and_every_gradient(tmp_path, dtype, tolerance, pad):
     """Whatever the padding's id is: one row's first token stands at that id and 1."""
     model, (inputs, targets, chosen) = build(dtype=dtype, pad_token_id=pad), observation(pad)
-    ours = Ours(model, tmp_path, dtype, MaskedLmConfig(max_predictions=LENGTH), SPECIALS | {"pad": pad})
+    ours = Ours.of(model, tmp_path, dtype, MaskedLmConfig(max_predictions=LENGTH), SPECIALS | {"pad": pad})
     assert (ours.read.config.position_offset, ours.read.config.max_length) == (pad + 1, 21 - pad)
     logits = run(model, inputs)
     loss = mean_loss(logits, targets, chosen)
@@ -61,7 +61,7 @@ def test_logits_loss_and_every_gradient(tmp_path, dtype, tolerance, pad):
 
 def test_the_base_model_has_features(tmp_path):
     model, (inputs, _, _) = build("RobertaModel"), observation()
-    ours = Ours(model, tmp_path, "float64", MaskedLmConfig(), SPECIALS)
+    ours = Ours.of(model, tmp_path, "float64", MaskedLmConfig(), SPECIALS)
     hidden = run(model, inputs).detach().numpy()
     assert apart(ours.outputs(inputs, "hidden", "pooled")["hidden"][REAL], hidden[REAL]) < 1e-9
 
@@ -81,7 +81,7 @@ def test_written_for_another_padding(tmp_path, pad):
     from transformers import RobertaForMaskedLM
 
     model, (inputs, _, _) = build(), observation(pad)
-    ours = Ours(model, tmp_path / "hf", "float64", MaskedLmConfig(), SPECIALS | {"pad": pad, "bos": 1})
+    ours = Ours.of(model, tmp_path / "hf", "float64", MaskedLmConfig(), SPECIALS | {"pad": pad, "bos": 1})
     read, ids = ours.read, {"ids": VOCAB, "vocab_size": VOCAB, "max_length": ours.read.config.max_length}
     directory.write(tmp_path / "out", read.config, read.params, **ids, special={"pad": pad, "eos": 2})
     written = RobertaForMaskedLM.from_pretrained(tmp_path / "out").eval()

@@ -62,7 +62,7 @@ def build(dtype="float64", own_head=False, **changes):
 )
 def test_logits_loss_and_every_gradient(tmp_path, dtype, tolerance, changes):
     model = build(dtype, **changes)
-    ours = Ours(model, tmp_path, dtype, SpanCorruptionConfig())
+    ours = Ours.of(model, tmp_path, dtype, SpanCorruptionConfig())
     assert ours.read.config.tied == (not changes.get("own_head")) and ours.read.config.scaled_logits == (not changes)
     logits = run_pair(model, INPUTS)
     loss = mean_loss(logits, TARGETS, WEIGHTS["nll"])
@@ -71,7 +71,7 @@ def test_logits_loss_and_every_gradient(tmp_path, dtype, tolerance, changes):
 
 def test_padding_of_the_source_is_not_read(tmp_path):
     model = build(**NEW)
-    ours = Ours(model, tmp_path, "float64", SpanCorruptionConfig())
+    ours = Ours.of(model, tmp_path, "float64", SpanCorruptionConfig())
     outside = INPUTS["source"] == 0
     changed = INPUTS | {"source": np.where(outside, 50, INPUTS["source"]).astype(np.int32)}
     first, second = (ours.outputs(inputs, "logits")["logits"] for inputs in (INPUTS, changed))
@@ -81,7 +81,7 @@ def test_padding_of_the_source_is_not_read(tmp_path):
 
 def test_decoding_with_a_cache(tmp_path):
     model = build(**NEW, own_head=True)  # a tied head would repeat its input
-    compare_decoding(Ours(model, tmp_path, "float64", SpanCorruptionConfig()), model, INPUTS, 1e-9)
+    compare_decoding(Ours.of(model, tmp_path, "float64", SpanCorruptionConfig()), model, INPUTS, 1e-9)
 
 
 @pytest.mark.parametrize("changes", [{}, {**NEW, "own_head": True}, NEW], ids=["1.0", "1.1", "1.1 tied"])

@@ -51,7 +51,7 @@ def test_prediction_loss_and_every_gradient(tmp_path, normalise, ratio):
     import torch
 
     model = build(norm_pix_loss=normalise, mask_ratio=ratio)
-    ours = Ours(model, tmp_path, autoencoder)
+    ours = Ours.of(model, tmp_path, autoencoder)
     objective = ours.objective
     found = model(pixels(), noise=torch.tensor(NOISE))
     order = np.argsort(NOISE, 1)

@@ -40,9 +40,12 @@ def classifier(config, precision):
 def test_logits_loss_and_every_gradient(tmp_path, changes):
     import torch
 
-    model, images = build(**changes), np.random.default_rng(1).standard_normal((ROWS, 25, 25, 3))
+    model, images = (
+        build(**changes),
+        np.random.default_rng(1).standard_normal((ROWS, 25, 25, 3), np.float32).astype(float),
+    )
     images = images if changes else IMAGES
-    ours = Ours(model, tmp_path, classifier)
+    ours = Ours.of(model, tmp_path, classifier)
     logits = model(pixels(images)).logits
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(LABELS, dtype=torch.long))
     predict = lambda params: ours.objective.model.apply({"params": params}, images)["logits"]
