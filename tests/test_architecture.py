@@ -158,3 +158,10 @@ def test_errors_say_what_where_why_and_what_to_do():
                     f"{path.relative_to(ROOT)}:{node.lineno}: {called} lacks {', '.join(sorted(missing))}"
                 )
     assert not incomplete, "\n".join(incomplete)
+
+
+@pytest.mark.xdist_group("together")
+def test_groups_of_tests_stay_together(request):
+    """Tests of one group share what they compile, where pytest-xdist sees the group: it does so by the name of the test."""
+    if hasattr(request.config, "workerinput"):
+        assert request.node.nodeid.endswith("@together"), "this pytest hides groups from pytest-xdist: see setup.py"
