@@ -36,7 +36,7 @@ setup(
     ],
     extras_require={
         "test": [
-            "pytest>=9,<9.1",  # pytest-xdist 3.8 keeps groups of tests together up to 9.0 only
+            "pytest>=9,<9.2",  # pytest-xdist 3.8 keeps groups of tests together up to 9.1 only
             "pytest-xdist>=3.8",
             "pytest-timeout>=2.3",
             "hypothesis>=6",
