@@ -1,7 +1,7 @@
 """What each paradigm of pictures learns from Fashion-MNIST without labels, read out with 100 labels per class.
 
     pretrainx data fetch fashion-mnist --dest data
-    python benchmarks/fashion.py --output=runs [--names=simclr,moco,mae,tokenizer,beit,supervised,supervised_vit] [--steps=N]
+    python benchmarks/fashion.py --output=runs [--names=simclr,moco,...] [--steps=N]
 
 Trains `configs/fashion.py` once for each name, into OUTPUT/fashion-NAME, and prints for each encoder the accuracy on the
 10,000 test pictures of logistic regression and of nearest neighbours on its frozen features (pooled, last layer), given 100
@@ -21,9 +21,9 @@ import sys
 from pathlib import Path
 
 CONFIG = Path(__file__).parents[1] / "configs" / "fashion.py"
-NAMES = ("supervised", "supervised_vit", "simclr", "moco", "mae", "tokenizer", "beit")
+NAMES = ("supervised", "supervised_vit", "supervised_beit", "simclr", "moco", "mae", "tokenizer", "beit")
 # Which network trained with labels an encoder is held against.
-YARDSTICK = {"simclr": "supervised", "moco": "supervised", "mae": "supervised_vit", "beit": "supervised_vit"}
+YARDSTICK = {"simclr": "supervised", "moco": "supervised", "mae": "supervised_vit", "beit": "supervised_beit"}
 
 
 def opened(workdir: str):

@@ -4,24 +4,26 @@
     pretrainx train --config=configs/fashion.py:simclr --workdir=runs/fashion-simclr
 
 `:simclr` (the default), `:moco`; `:mae`, `:beit` (which needs the run of `:tokenizer`, in runs/fashion-tokenizer);
-`:supervised` and `:supervised_vit` are the same two networks trained with all labels. `:smoke` is 20 steps on pictures
-generated in code. Hardware: 2 CPU cores, at most 15 minutes each.
+`:supervised`, `:supervised_vit` and `:supervised_beit` are the networks of the first two, of MAE and of BEiT trained with all
+labels. `:smoke` is 20 steps on pictures generated in code. Hardware: 2 CPU cores, at most 15 minutes each.
 """
 
 from ml_collections import ConfigDict
 
 RESNET = dict(name="resnet", stages=(1, 1, 1), width=24, stem="large")
 VIT = dict(name="vit", patch=7, width=128, depth=4, heads=4, positions="sincos", unroll=0, pool="mean")
-SMALLER = dict(patch=4, width=64, heads=2)  # a visual tokenizer halves pictures: its patches are powers of two
+# A visual tokenizer halves pictures: its patches are powers of two, and so are BEiT's.
+SMALLER = VIT | dict(patch=4, width=64, heads=2, positions="relative")
 GREY = dict(name="grey")
 MOMENTUM = dict(momentum=0.99)
 
 # The objective, the model, the peak of the learning rate, and steps of 256 pictures: 2,400 are ten epochs.
 PARADIGMS = {
     "simclr": (dict(temperature=0.2, views=GREY, hidden=(128,), out=64), RESNET, 2e-3, 2400),
-    "moco": (dict(queue=4096, views=GREY, hidden=128, out=64, **MOMENTUM), RESNET, 2e-3, 2400),
+    "moco": (dict(queue=2048, views=GREY, hidden=128, out=64, **MOMENTUM), RESNET, 2e-3, 2400),
     "supervised": (dict(name="classification", augment=GREY), RESNET, 2e-3, 2400),
     "supervised_vit": (dict(name="classification", augment=GREY), VIT, 1e-3, 2400),
+    "supervised_beit": (dict(name="classification", augment=GREY), SMALLER, 1e-3, 2400),
     # Brightness tells garments apart: the pixels themselves are recovered, not those of patches made alike.
     "mae": (
         dict(
@@ -37,7 +39,7 @@ PARADIGMS = {
     ),
     "beit": (
         dict(tokenizer="runs/fashion-tokenizer", min_block=4),
-        VIT | SMALLER | dict(mask_token=True, positions="relative"),
+        SMALLER | dict(mask_token=True),
         2e-3,
         2400,
     ),

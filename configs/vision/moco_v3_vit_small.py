@@ -26,7 +26,7 @@ def get_config(arg=""):
     config.data = dict(name="images", source="shapes", size=32, limit=512)
     if not smoke:
         config.data = dict(name="images", source="folder", paths=("imagenet/train",), size=224, held_out=0.005)
-    config.optimizer = dict(name="adamw", weight_decay=0.1)
+    config.optimizer = dict(name="adamw", b2=0.999, weight_decay=0.1)
     config.schedule = dict(name="cosine", peak=1e-3 if smoke else 2.4e-3, warmup=5 if smoke else 12_480, floor=0.0)
     config.precision = dict(compute="float32" if smoke else "bfloat16")
     config.train = dict(

@@ -42,7 +42,7 @@ class ImageConfig:
       held_out: the fraction of pictures kept from training, by the hash of their names.
       bad: what is done about a picture that cannot be decoded: "skip" (counted, named, and above `bad_limit` refused) or
         "stop".
-      bad_limit: the fraction of a split's pictures that may be skipped.
+      bad_limit: the fraction of a split's pictures that may be skipped; one always may, unless this is 0.
       pixel_limit: pictures of more pixels are bad.
       limit: so many training pictures, those whose names have the smallest hashes, so that no class is favoured (shapes: the
         first); 0 takes all (shapes: 4096). Skipped ones count.
@@ -90,7 +90,8 @@ def _reuse(config: ImageConfig, directory: Path) -> PreparedImages:
 def _make(config: ImageConfig, work: Path, log: Callable[[str], None]) -> None:
     source, test = _sources(config)
     log(f"data: {config.source}, {len(source.names):,} pictures")
-    for each in filter(None, (source, test)):
+    given = [each for each in (source, test) if each]
+    for each in given:
         if each.passed_over:
             log(f"data: {each.passed_over:,} files passed over, which are not named as pictures are")
     chosen = {split: (source, numbers) for split, numbers in _split(config, source.names).items()}
@@ -116,7 +117,7 @@ def _make(config: ImageConfig, work: Path, log: Callable[[str], None]) -> None:
         "kind": KIND,
         "preparing": config.preparing(),
         "images": Images(form[0], form[2], classes, mean, std).as_json(),
-        "source": {"kind": config.source, "names": names},
+        "source": {"kind": config.source, "names": names, "passed_over": sum(each.passed_over for each in given)},
         "splits": splits,
     }
     write_description(work, meta)
@@ -283,7 +284,7 @@ class _Writer:
             )
         if len(self._bad) <= TOLD:
             self._log(f"data: skipped {name}: {why}")
-        if len(self._bad) > self._config.bad_limit * self._expected:
+        if len(self._bad) > allowed(self._config.bad_limit, self._expected):
             raise DataError(
                 "too many pictures cannot be used",
                 where=f"the split {self._split}",
@@ -304,6 +305,11 @@ class _Writer:
                 why=f"(height, width, channels) {shape}; the first are {self._first or self.form}",
                 do="set config.data.size and config.data.channels: all are then cropped, resized and converted to these",
             )
+
+
+def allowed(limit: float, count: int) -> float:
+    """How many of so many pictures may be bad."""
+    return max(limit * count, 1) if limit else 0
 
 
 def _classes(labels: list[str | int | None], given: tuple[str, ...]) -> tuple[str, ...]:

@@ -114,6 +114,11 @@ class PreparedImages:
         return {split: len(bad) for split in self.splits if (bad := self.meta["splits"][split]["bad"])}
 
     @property
+    def passed_over(self) -> int:
+        """How many files among them are not named as pictures are, and were not read."""
+        return self.meta["source"]["passed_over"]
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Those that there are, of "train", "held_out" and "test"."""
         return tuple(split for split in SPLITS if split in self.meta["splits"])

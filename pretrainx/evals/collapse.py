@@ -44,8 +44,12 @@ def uniformity(z: np.ndarray) -> float:
 def top_variance_share(z: np.ndarray) -> float:
     """The share of the variance that lies along one direction: 1/D where all have as much; 1 where rows are equal."""
     z = np.asarray(z, np.float64)
-    variances = np.linalg.eigvalsh(np.cov(z, rowvar=False).reshape(z.shape[1], z.shape[1]))
-    return float(variances[-1] / variances.sum()) if variances.sum() > 1e-12 * (z**2).mean() else 1.0  # above rounding
+    centred = z - z.mean(0)
+    product = (
+        centred @ centred.T if len(z) < z.shape[1] else centred.T @ centred
+    )  # the smaller has the same eigenvalues
+    total = np.trace(product) / len(z)
+    return float(np.linalg.eigvalsh(product)[-1] / len(z) / total) if total > 1e-12 * (z**2).mean() else 1.0  # rounding
 
 
 def measures(z: np.ndarray) -> dict[str, float]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainx.data.loader import place
+from pretrainx.objectives import crops
 from pretrainx.objectives.augmentation import Augmentation
 from pretrainx.objectives.objective import Objective
 from pretrainx.objectives.pixels import unit
@@ -17,6 +18,7 @@ from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules, constrain
 
 LAYER = "features"  # pooled, of the last layer, before any projector
+PIXEL_SIDE = 32
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -71,6 +73,16 @@ def features(
     return np.concatenate(found)[: len(images)]
 
 
-def pixels(images: np.ndarray) -> np.ndarray:
-    """float32[N, S*S*C]: pixels / 255 as features, the floor under every encoder."""
-    return np.asarray(images, np.float32).reshape(len(images), -1) / 255
+def pixels(images: np.ndarray, rows: int = 256) -> np.ndarray:
+    """float32[N, s*s*C] of images uint8[N, S, S, C]: pixels / 255 as features, the floor under every encoder. Pictures larger
+    than PIXEL_SIDE are resampled to that first, s = min(S, PIXEL_SIDE), `rows` at a time: theirs would fill the memory."""
+    if images.shape[1] <= PIXEL_SIDE:
+        return np.asarray(images, np.float32).reshape(len(images), -1) / 255
+    parts = (images[first : first + rows] for first in range(0, len(images), rows))
+    smaller = [np.asarray(_smaller(np.asarray(part))) for part in parts]
+    return np.concatenate(smaller).reshape(len(images), -1)
+
+
+@jax.jit
+def _smaller(images: jax.Array) -> jax.Array:
+    return crops.whole(unit(images), PIXEL_SIDE)

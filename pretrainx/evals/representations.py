@@ -14,7 +14,7 @@ from pretrainx.core import random
 from pretrainx.core.errors import ConfigError, nearest
 from pretrainx.core.images import Images
 from pretrainx.evals import collapse, knn, linear_probe, pictures
-from pretrainx.evals.features import LAYER, features, pixels
+from pretrainx.evals.features import LAYER, PIXEL_SIDE, features, pixels
 from pretrainx.objectives.augmentation import SETTINGS
 from pretrainx.objectives.objective import Objective
 from pretrainx.parallel.rules import Rules
@@ -33,7 +33,7 @@ class RepresentationConfig:
     probe_epochs: of "ssl" and "moco"; 0: as published. augment: these two see new crops and flips in every epoch.
     labels_per_class: so many labelled pictures of each class, drawn by the seed, are known; 0: all.
     seeds: over so many draws of those, means and 95 % intervals are reported.
-    train_limit: features of at most so many training pictures; limit: of the evaluated split. 0: all.
+    train_limit: without labels_per_class, features of at most so many training pictures; limit: of the evaluated split. 0: all.
     pictures: of so many pictures samples are shown; 0: none.
     """
 
@@ -100,11 +100,13 @@ class Representations:
         def keep(rows: np.ndarray, bank: np.ndarray) -> None:
             self._kept = params, extras, rows, bank
 
-        return self._measured(self._look(params, extras), self.layer, stop, keep)
+        return self._measured(self._look(params, extras), self.layer, stop, keep, spread=True)
 
     def pixels(self) -> dict[str, float]:
-        """The same of raw pixels, the floor under every encoder, as layer "pixels"; never with augmentation."""
-        return self._measured(lambda images, **_: pixels(images), "pixels", lambda: False)
+        """Neighbours and probe of raw pixels, the floor under every encoder; never with augmentation. As layer "pixels", or
+        "pixels32" where pictures are larger than that and were resampled."""
+        layer = "pixels" if self.images.size <= PIXEL_SIDE else f"pixels{PIXEL_SIDE}"
+        return self._measured(lambda images, **_: pixels(images), layer, lambda: False)
 
     def neighbours(
         self, params: Any, extras: Any, split: str, stop: Callable[[], bool] = lambda: False
@@ -138,13 +140,15 @@ class Representations:
         layer: str,
         stop: Callable[[], bool],
         keep: Callable[[np.ndarray, np.ndarray], None] = lambda rows, bank: None,
+        spread: bool = False,
     ) -> dict[str, float]:
+        """`spread`: collapse is measured too."""
         values, labelled = {}, {}
         for split, given in self.splits.items():
             images, truth = self._limited(given, self.config.limit)
             z = look(images)
             few = z[: min(max(MEASURED[0], 4 * z.shape[1]), MEASURED[1])]
-            measures = collapse.measures(few)
+            measures = collapse.measures(few) if spread else {}
             values |= {f"collapse/{name}_{layer}_n{len(few)}/{split}": value for name, value in measures.items()}
             if truth is not None and self.train[1] is not None and (self.config.knn_k or self.config.probes):
                 labelled[split] = z, truth
@@ -173,21 +177,21 @@ class Representations:
             values |= {metric: mean} | ({f"{metric}/interval": half} if self.config.seeds > 1 else {})
         return values
 
-    @property
-    def _few(self) -> str:
-        return f"_{self.config.labels_per_class}-per-class" if self.config.labels_per_class else ""
+    def _bank_of(self, known) -> str:
+        """How many labelled pictures were known, as metrics are named."""
+        return f"{self.config.labels_per_class}-per-class" if self.config.labels_per_class else f"n{len(known)}"
 
     def _neighbours(self, known, labels, z, truth, layer: str, split: str) -> dict[str, float]:
         k, temperature = min(self.config.knn_k, len(known)), self.config.knn_temperature
-        metric = f"knn/{knn.name(k, temperature, layer)}{self._few}/{split}"
+        metric = f"knn/{knn.name(k, temperature, layer)}_{self._bank_of(known)}/{split}"
         return {metric: knn.accuracy(known, labels, z, truth, k, temperature)}
 
     def _probe(
         self, kind: str, known, changed, labels, z, truth, layer: str, split: str, seed: int
     ) -> dict[str, float]:
         epochs = self.config.probe_epochs
-        augmented = self.config.augment and kind != "logistic" and layer != "pixels"
-        metric = f"probe/{linear_probe.name(kind, layer, augmented, epochs)}{self._few}/{split}"
+        augmented = self.config.augment and kind != "logistic" and layer == self.layer
+        metric = f"probe/{linear_probe.name(kind, layer, augmented, epochs)}_{self._bank_of(known)}/{split}"
         classes = max(len(self.images.classes), int(max(labels.max(), truth.max())) + 1)
         given = changed if augmented else known
         return {metric: linear_probe.accuracy(kind, given, labels, z, truth, classes, seed, epochs)}
@@ -200,8 +204,9 @@ class Representations:
         """(rows of the training pictures, their labels) of one draw."""
         labels = np.asarray(self.train[1])
         known = linear_probe.draw(labels, self.config.labels_per_class, seed)
-        if self.config.train_limit and len(known) > self.config.train_limit:
-            known = np.sort(np.random.default_rng(seed).choice(known, self.config.train_limit, replace=False))
+        most = 0 if self.config.labels_per_class else self.config.train_limit
+        if most and len(known) > most:
+            known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
         return known, labels[known]
 
     def _limited(self, given, limit: int) -> tuple[np.ndarray, np.ndarray | None]:

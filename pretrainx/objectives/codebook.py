@@ -80,8 +80,8 @@ def moved(
 def usage(
     module: nn.Module, tree: Any, images: Images, pictures: np.ndarray, batch_size: int = 256
 ) -> dict[str, float]:
-    """How a frozen tokenizer codes pictures uint8[N, S, S, C]: "perplexity" of its codes, "dead": the share that no cell chose,
-    "mse" of what it makes of the ids, in units of the data's variance.
+    """How a frozen tokenizer codes pictures [N, S, S, C], bytes or floats in [0, 1]: "perplexity" of its codes, "dead": the
+    share that no cell chose, "mse" of what it makes of the ids, in units of the data's variance.
 
     Take so many pictures that there are ten cells or more for each code: with fewer, unlucky codes count as dead.
     """
@@ -109,14 +109,18 @@ def usage(
     }
 
 
-def gate(perplexity: float, dead: float, codes: int) -> None:
-    """ConfigError where a tokenizer uses too little of its codebook: targets that are nearly always the same teach nothing."""
+def gate(perplexity: float, dead: float, codes: int, clusters: bool = False) -> None:
+    """ConfigError where a tokenizer uses too little of its codebook: targets that are nearly always the same teach nothing.
+
+    clusters: the codes are k-means centres of patches, which no run has trained.
+    """
     if perplexity > LEAST_PERPLEXITY * codes and dead < MOST_DEAD:
         return
+    longer = "train it longer, or with fewer codes (config.model.codes) or more frequent revival "
     raise ConfigError(
         "the tokenizer has collapsed: its codes are no targets",
-        where="config.objective.tokenizer",
+        where="config.objective." + ("clusters" if clusters else "tokenizer"),
         why=f"perplexity {perplexity:.1f} of {codes} codes (needed: more than {LEAST_PERPLEXITY * codes:.1f}), "
         f"dead codes {dead:.0%} (needed: less than {MOST_DEAD:.0%})",
-        do="train it longer, or with fewer codes (config.model.codes) or more frequent revival (config.objective.revive_below)",
+        do="choose fewer of them" if clusters else f"{longer}(config.objective.revive_below)",
     )

@@ -1,6 +1,16 @@
 """Whether embeddings of different pictures still differ: cheap monitors of a batch, reported with every step.
 
 Thresholds are proposed once, here, for any objective: below either an encoder has collapsed, or is about to.
+
+| objective | whose embeddings | alignment of |
+|---|---|---|
+| simclr, byol, simsiam, moco_v3 | the trained network's projections | its two views |
+| moco | its projections | query and the teacher's key |
+| dino | its backbone's features (what is projected on are prototypes) | two global views |
+
+simclr's and moco_v3's are of the whole batch, the others' of a microbatch. mae, beit and classification compare no views, and
+a constant is no answer to what they ask: at each evaluation their features are measured (`evals.collapse`: RankMe, spread,
+uniformity).
 """
 
 from __future__ import annotations

@@ -171,7 +171,8 @@ class Moco(Taught):
         new = collected["keys"].reshape(-1, self.width)
         valid = jnp.repeat(collected["valid"], 1 + self.symmetric)[:, None]
         queue, place = extras["queue"], extras["next"]
-        new = jnp.where(valid, new, jax.lax.dynamic_slice_in_dim(queue, place, len(new))).astype(queue.dtype)
-        queue = jax.lax.dynamic_update_slice_in_dim(queue, new, place, 0)
+        # Round the end: after a change of the batch size a step need not end where the queue does.
+        oldest = (place + jnp.arange(len(new))) % self.queue
+        queue = queue.at[oldest].set(jnp.where(valid, new, queue[oldest]).astype(queue.dtype))
         teacher = averaged(extras["teacher"], params, self.momentum_at(step + 1))
         return params, extras | {"teacher": teacher, "queue": queue, "next": (place + len(new)) % self.queue}

@@ -98,6 +98,8 @@ class MocoV3(Taught):
         taught, moved = self.teach(extras, observation.inputs["views"], observation.valid, train)
         found = {f"q{number}": unit(each["prediction"]) for number, each in enumerate(queries, 1)}
         found |= {f"k{number}": unit(each["projection"]) for number, each in enumerate(taught, 1)}
+        # For the monitors alone: of the whole batch.
+        found |= {f"z{number}": jax.lax.stop_gradient(each["projection"]) for number, each in enumerate(queries, 1)}
         return Outcome(representations=found, extras=changed | moved)
 
     def couple(self, params, extras, representations, observation, step):
@@ -107,8 +109,8 @@ class MocoV3(Taught):
         one, right = info_nce(q1, k2, valid, self.temperature)
         two, _ = info_nce(q2, k1, valid, self.temperature)
         scored = cross_entropy.outcome("info_nce", 2 * self.temperature * (one + two), weights)
-        metrics = {"accuracy": cross_entropy.share(right, weights)} | embedding_metrics(q1, q2, valid)
-        return scored.replace(metrics=metrics)
+        monitors = embedding_metrics(representations["z1"], representations["z2"], valid)
+        return scored.replace(metrics={"accuracy": cross_entropy.share(right, weights)} | monitors)
 
     def advance(self, params, extras, collected, key, step):
         return params, extras | {"teacher": averaged(extras["teacher"], params, self.momentum_at(step + 1))}

@@ -17,7 +17,7 @@ from pretrainx.core.config import difference, flatten
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.readable import duration, quantity
 from pretrainx.report.curves import COLOURS, draw
-from pretrainx.report.read import Picture, Run, Sample, read_runs
+from pretrainx.report.read import Run, Sample, read_runs
 from pretrainx.report.style import STYLE
 
 _SAMPLES_SHOWN = 12  # of one run alone
@@ -65,7 +65,7 @@ def render(runs: Sequence[Run]) -> str:
         _section("Curves", _curves(runs)),
         _section("Config differences", _config_differences(runs)) if len(runs) > 1 else "",
         *(_section(_of(run, "Evaluations", runs), _evaluations(run.evals)) for run in runs if run.evals),
-        *(_section(_of(run, "Pictures", runs), _pictures(run.pictures)) for run in runs if run.pictures),
+        *(_section(_of(run, "Pictures", runs), _pictures(run)) for run in runs if run.pictures or run.left_out),
         *(_section(_of(run, "Samples", runs), _samples(run.samples, most)) for run in runs if run.samples),
         *(_section(_of(run, "Events", runs), _events(run.events)) for run in runs if run.events),
         *(_section(_of(run, "Config", runs), _config(run.config, folded=len(runs) > 1)) for run in runs),
@@ -176,10 +176,10 @@ def _samples(samples: Sequence[Sample], most: int) -> str:
     return "\n".join(blocks)
 
 
-def _pictures(pictures: Sequence[Picture]) -> str:
-    """Each inside the page, its pixels enlarged by a whole number and kept sharp."""
-    blocks = []
-    for picture in pictures:
+def _pictures(run: Run) -> str:
+    """Each inside the page, its pixels enlarged by a whole number and kept sharp; those that are too large by name."""
+    blocks = [f'<p class="note">Too large for this page: samples/{escape(name)}</p>' for name in run.left_out]
+    for picture in run.pictures:
         scale = max(1, min(_LARGEST_SCALE, _PAGE_WIDTH // max(picture.width, 1), 640 // max(picture.height, 1)))
         label = picture.name.replace("_", " ") or "picture"
         step = f'<span class="note">step {picture.step:,}</span>' if picture.step >= 0 else ""

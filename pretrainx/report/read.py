@@ -57,7 +57,7 @@ class Run:
       metrics: one record per step, in order.
       events, samples: in order; either may be empty.
       evals: what `pretrainx eval` found, one record per step, in order.
-      pictures: of each name the newest.
+      pictures: of each name the newest; left_out: names of files that are too large for a page.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Run:
     samples: list[Sample]
     evals: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """(steps, values) where the metric was recorded and is finite."""
@@ -115,7 +116,7 @@ def read_run(workdir: str | Path, name: str = "") -> Run:
     name = name or path.resolve().name
     events, evals = read(path / "events.jsonl"), read_metrics(path / "evals.jsonl")
     samples = path / "samples"
-    return Run(name, config, metrics, events, _samples(samples), evals, _pictures(samples))
+    return Run(name, config, metrics, events, _samples(samples), evals, *_pictures(samples))
 
 
 def _command(config: str | Path, workdir: Path) -> str:
@@ -153,18 +154,20 @@ def _samples(directory: Path) -> list[Sample]:
     return sorted(samples, key=lambda sample: (sample.step, sample.name))
 
 
-def _pictures(directory: Path) -> list[Picture]:
-    """The newest of each name, by name. A file that is no picture, or too large, is left out: so is one half written."""
+def _pictures(directory: Path) -> tuple[list[Picture], list[str]]:
+    """(the newest of each name, by name; the files among them that are too large). What is no picture, or half written, is in
+    neither."""
     newest: dict[str, tuple[int, Path]] = {}
     for path in sorted(directory.glob("*.png")):
         parts = re.fullmatch(r"(?:(\d+)[-_]?)?(.*)", path.stem)
         step, name = int(parts[1]) if parts[1] else -1, parts[2]
         if name not in newest or step > newest[name][0]:
             newest[name] = step, path
-    found = []
+    found, large = [], []
     for name, (step, path) in sorted(newest.items()):
         try:
             if path.stat().st_size > _PICTURE_BYTES:
+                large.append(path.name)
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -174,7 +177,7 @@ def _pictures(directory: Path) -> list[Picture]:
             found.append(Picture(name, step, caption, width, height, path.read_bytes()))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             continue  # Pillow says SyntaxError of a broken PNG
-    return found
+    return found, large
 
 
 def _is_finite(value: Any) -> bool:

@@ -93,23 +93,30 @@ def evaluate(
         )
     values: dict[str, float] = {}
     say(f"{workdir}, step {found.run.step}")
-    for name in names:
-        began = time.time()
-        new = EVALUATIONS[name][1](found)
-        new = {metric.removeprefix(f"{name}/"): value for metric, value in new.items()}
-        width = max(map(len, new), default=0)
-        say(f"{name} ({time.time() - began:.1f} s)")
-        for metric, value in new.items():
-            say(f"  {metric:<{width}}  {value:.6g}")
-        values |= {f"eval/{name}/{metric}": value for metric, value in new.items()}
-    record = {"time": round(time.time(), 3), "step": found.run.step} | ({"evals": evals} if evals else {}) | values
-    path = Path(workdir) / FILE
+    try:
+        for name in names:
+            began = time.time()
+            new = EVALUATIONS[name][1](found)
+            new = {metric.removeprefix(f"{name}/"): value for metric, value in new.items()}
+            width = max(map(len, new), default=0)
+            say(f"{name} ({time.time() - began:.1f} s)")
+            for metric, value in new.items():
+                say(f"  {metric:<{width}}  {value:.6g}")
+            values |= {f"eval/{name}/{metric}": value for metric, value in new.items()}
+    finally:  # what was measured before one that fails is kept
+        record = {"time": round(time.time(), 3), "step": found.run.step} | ({"evals": evals} if evals else {}) | values
+        if values:
+            write(Path(workdir) / FILE, record, say)
+    return 0
+
+
+def write(path: Path, record: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Adds a line to the file; a full disk is told, and hides no table that was printed."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json_lines.encode(record) + "\n")
     except OSError as error:
         say(f"warning: {path} was not written: {error}")
-    return 0
 
 
 def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,10 +79,12 @@ class ImageEvaluation(Evaluation):
         """(name, caption, picture) of each kind that the objective has something to show of; no picture where `stop()` became
         true on the way."""
         objective, rules = self.parts.objective, self.parts.rules
-        count = max(self.recipe.evals.representations.pictures, rules.batch_ways())
-        images = np.asarray(self.data.arrays("held_out")[0][:count])
+        wanted = self.recipe.evals.representations.pictures
+        images = np.asarray(self.data.arrays("held_out")[0][: max(wanted, rules.batch_ways())])
+        # A mesh needs a picture for each of its ways; a page has room for those that were asked for.
+        given = {name: array[:wanted] for name, array in shown(objective, rules, params, extras, images).items()}
+        images = images[:wanted]
         yield from seen(objective, self.recipe.seed, images)
-        given = shown(objective, rules, params, extras, images)
         restored, hidden = given.get("reconstruction"), given.get("hidden_patches")
         if restored is not None and hidden is not None:
             caption = "pictures, what is seen of them, what is made of that"

@@ -19,7 +19,7 @@ from pretrainx.core.images import Images
 from pretrainx.data.prepared_images import PreparedImages
 from pretrainx.models.patch_clusters import PatchClusters, fitted
 from pretrainx.models.visual_tokenizer import VisualTokenizerConfig
-from pretrainx.objectives import codebook
+from pretrainx.objectives import codebook, crops, pixels
 from pretrainx.objectives.beit import BeitConfig, TokenizerNetwork
 from pretrainx.parallel import distributed
 from pretrainx.runs.recipe import Recipe, read_recipe
@@ -80,23 +80,38 @@ def network_of(workdir: Path) -> TokenizerNetwork:
     return TokenizerNetwork(images, other.model, other.precision)
 
 
+def seen(pictures: np.ndarray, side: int, rows: int = 256) -> np.ndarray:
+    """float32[N, side, side, C] in [0, 1] of uint8[N, S, S, C], resampled where S is another."""
+    resample = jax.jit(lambda part: crops.whole(pixels.unit(part), side))
+    parts = range(0, len(pictures), rows)
+    return np.concatenate([np.asarray(resample(pictures[first : first + rows]), np.float32) for first in parts])
+
+
 def leaves_of(
     recipe: Recipe, objective: Any, pictures: PreparedImages, say: Callable[[str], None]
 ) -> dict[str, jax.Array]:
     """{path among the parameters of a new run: array}, {} where the run has no tokenizer.
 
-    ConfigError where it uses too little of its codebook on these pictures.
+    ConfigError where it uses too little of its codebook on these pictures, seen at the size at which their codes are targets.
     """
     if not isinstance(recipe.objective, BeitConfig):
         return {}
     module, (stored, _) = objective.tokenizer, pictures.arrays("train")
-    cells = (stored.shape[1] // module.cell) ** 2
-    count = min(len(stored), -(-CELLS_PER_CODE * module.count // cells))
+    count = min(len(stored), -(-CELLS_PER_CODE * module.count // objective.grid**2))
     rows = np.sort(np.random.default_rng(0).choice(len(stored), count, replace=False))
-    sample = np.asarray(stored[rows])
-    if recipe.objective.clusters:
+    sample = seen(stored[rows], objective.cells_side)
+    clusters = bool(recipe.objective.clusters)
+    if clusters:
         called = f"k-means centres of the patches of {count} pictures"
-        tree = {"codebook": fitted(module.images, sample, module.cell, module.count, recipe.seed)}
+        try:
+            tree = {"codebook": fitted(module.images, sample, module.cell, module.count, recipe.seed)}
+        except ValueError as error:
+            raise ConfigError(
+                "the pictures have too few different patches for so many clusters",
+                where="config.objective.clusters",
+                why=f"of {count} pictures {error}",
+                do="choose fewer clusters",
+            ) from error
     else:
         from pretrainx.runs.load import load  # it reads runs, this one's parts among them
 
@@ -107,5 +122,5 @@ def leaves_of(
         f"tokenizer from {called}: perplexity {found['perplexity']:.1f} of {module.count} codes, {found['dead']:.0%} dead, "
         f"error {found['mse']:.3f} of the variance"
     )
-    codebook.gate(found["perplexity"], found["dead"], module.count)
+    codebook.gate(found["perplexity"], found["dead"], module.count, clusters)
     return {f"tokenizer/{path}": leaf for path, leaf in paths.leaves(tree)}

@@ -51,5 +51,7 @@ def _of_images(recipe: Recipe, parts: Parts, pictures: PreparedImages, share: st
     if pictures.bad_records:
         each = ", ".join(f"{count:,} of {split}" for split, count in pictures.bad_records.items())
         yield f"pictures that could not be used and were skipped: {each}; data.json names them"
+    if pictures.passed_over:
+        yield f"files passed over, which are not named as pictures are: {pictures.passed_over:,}"
     total = rows * recipe.train.steps
     yield f"{recipe.train.steps} steps: {quantity(total)} pictures, {total / stored:.2f} epochs"

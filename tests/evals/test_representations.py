@@ -58,8 +58,22 @@ def test_raw_pixels_are_named_as_such():
     images, labels = digits()
     bank, queries = pixels(images[:400]), pixels(images[400:500])
     expected = knn.accuracy(bank, labels[:400], queries, labels[400:500])
-    assert found["knn/k20_t0.07_pixels_l2/test"] == pytest.approx(expected) and expected > 0.9
-    assert "probe/moco_cached_pixels/test" in found and "collapse/embedding_std_pixels_n100/test" in found
+    assert found["knn/k20_t0.07_pixels_l2_n400/test"] == pytest.approx(expected) and expected > 0.9
+    assert "probe/moco_cached_pixels_n400/test" in found and not any(name.startswith("collapse") for name in found)
+
+
+def test_pixels_of_large_pictures_are_resampled():
+    """40 x 40 of blocks of colour become 32 x 32: their means; and the metric says so."""
+    images = np.repeat(np.repeat(digits()[0][:40], 5, 1), 5, 2)
+    found = pixels(images, rows=16)
+    assert found.shape == (40, 32 * 32 * images.shape[-1])
+    np.testing.assert_allclose(found.mean(1), images.reshape(40, -1).mean(1) / 255, atol=0.01)
+    representations, _ = measured(RepresentationConfig(knn_k=5))
+    representations.images = dataclasses.replace(IMAGES, size=40)
+    bigger = lambda part: (np.repeat(np.repeat(part[0][:40], 5, 1), 5, 2), part[1][:40])
+    representations.train = bigger(representations.train)
+    representations.splits = {"test": bigger(representations.splits["test"])}
+    assert "knn/k5_t0.07_pixels32_l2_n40/test" in representations.pixels()
 
 
 def test_crops_are_new_in_every_epoch(monkeypatch):
@@ -74,7 +88,7 @@ def test_crops_are_new_in_every_epoch(monkeypatch):
     monkeypatch.setattr(linear_probe, "fit", watched)
     representations, state = measured(config)
     found = representations(*state)
-    assert "probe/moco_e2_crops_features/test" in found and not any(name.startswith("knn") for name in found)
+    assert "probe/moco_e2_crops_features_n32/test" in found and not any(name.startswith("knn") for name in found)
     assert seen[0].shape == (32, 16) and np.array_equal(seen[0], seen[1]) and np.abs(seen[0] - seen[2]).max() > 1e-4
 
 
@@ -87,6 +101,9 @@ def test_limits_are_drawn_from_all_classes():
     rows, known = representations._known(0)
     assert len(rows) == 50 and len(set(known)) == 10
     assert len(representations._limited(representations.train, 30)[0]) == 30
+    representations.config = dataclasses.replace(representations.config, labels_per_class=7)
+    assert len(representations._known(0)[0]) == 70, "what the name says is what is drawn"
+    representations.config = RepresentationConfig(train_limit=50, limit=30)
     assert not np.array_equal(rows, representations._known(1)[0]) and np.array_equal(rows, representations._known(0)[0])
 
 
@@ -96,7 +113,7 @@ def test_without_labels_and_with_few_rows():
     assert {name.split("/")[0] for name in representations(*state)} == {"collapse"}
     assert representations.neighbours(*state, "test").mode == "RGB"
     representations, state = measured(RepresentationConfig(), known=slice(0, 7))
-    assert "knn/k7_t0.07_features_l2/test" in representations(*state)
+    assert "knn/k7_t0.07_features_l2_n7/test" in representations(*state)
 
 
 def test_several_protocols_of_one_encoder():
@@ -107,7 +124,7 @@ def test_several_protocols_of_one_encoder():
     found = representations(*state)
     names = [name for name in found if name.startswith("probe/")]
     assert names == [
-        f"probe/{how}_features/test" for how in ("ssl_e2_cached", "moco_e2_cached", "logistic_c-by-fifth_cached")
+        f"probe/{how}_features_n60/test" for how in ("ssl_e2_cached", "moco_e2_cached", "logistic_c-by-fifth_cached")
     ]
     alone, state = measured(dataclasses.replace(config, probe="moco"), known, asked)
     assert alone(*state)[names[1]] == found[names[1]]
@@ -127,7 +144,8 @@ def test_collapse_is_measured_of_four_rows_for_each_dimension(monkeypatch):
     found = representations(*state)
     z = features(representations.objective, rules(), *state, digits()[0][400:464])
     assert found["collapse/rankme_features_n64/test"] == pytest.approx(collapse.rankme(z), rel=1e-3)  # 16 dimensions
-    assert "collapse/rankme_pixels_n80/test" in representations.pixels()
+    monkeypatch.setattr("pretrainx.evals.representations.MEASURED", (8, 48))
+    assert "collapse/rankme_features_n48/test" in representations(*state)
 
 
 def test_stops_when_asked():

@@ -204,7 +204,7 @@ DATA = [
         "bad limit",
         "any number of pictures may be skipped",
         IMAGES,
-        "if len(self._bad) > self._config.bad_limit * self._expected:",
+        "if len(self._bad) > allowed(self._config.bad_limit, self._expected):",
         "if False:",
         TEST_PREPARATION + "too_many_bad_pictures_or_one_where_none_may_be",
     ),

@@ -146,7 +146,7 @@ EVALS = [
         "first of the folder",
         "a limit takes the first pictures, which are all of one class",
         REPRESENTATIONS,
-        "known = np.sort(np.random.default_rng(seed).choice(known, self.config.train_limit, replace=False))",
+        "known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))",
         "known = known[: self.config.train_limit]",
         "tests/evals/test_representations.py::test_limits_are_drawn_from_all_classes",
     ),

@@ -91,6 +91,16 @@ def test_first_in_first_out_over_three_wraps():
     assert extras["next"] == 2
 
 
+def test_another_batch_size_keeps_the_order():
+    """A run that goes on with another batch: keys run round the end of the queue, the oldest leave first."""
+    objective, extras = alone(12), {"teacher": {}, "queue": jnp.zeros((12, 2)), "next": jnp.int32(0)}
+    for step, count in enumerate((4, 6, 6)):
+        collected = {"keys": jnp.full((count, 1, 2), 1.0 + step), "valid": jnp.ones(count, bool)}
+        _, extras = objective.advance({}, extras, collected, None, step)
+    np.testing.assert_array_equal(extras["queue"][:, 0], [3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 3, 3])
+    assert extras["next"] == 4
+
+
 def test_rows_that_are_not_valid_bring_no_keys():
     """They leave what stood there; the place moves on by the whole batch."""
     extras = {"teacher": {}, "queue": jnp.arange(12.0).reshape(6, 2), "next": jnp.int32(2)}

@@ -37,19 +37,23 @@ def coupled(found, valid=None):
     return build(CONFIG).couple({}, {}, found, observation, 0).totals["info_nce"]
 
 
+# Queries, keys, and projections of both views.
+NAMES = ("q1", "q2", "k1", "k2", "z1", "z2")
+
+
 def test_loss_by_hand():
-    found = dict(zip(("q1", "q2", "k1", "k2"), unit(RNG.standard_normal((4, ROWS, 5))), strict=True))
+    found = dict(zip(NAMES, unit(RNG.standard_normal((6, ROWS, 5))), strict=True))
     expected = 0
     for query, key in (("q1", "k2"), ("q2", "k1")):
         logits = np.asarray(found[query] @ found[key].T) / 0.2
         expected += 2 * 0.2 * (np.log(np.exp(logits).sum(1)) - np.diag(logits)).sum()
     np.testing.assert_allclose(coupled(found), expected, rtol=1e-12)
-    swapped = {"q1": found["q2"], "q2": found["q1"], "k1": found["k2"], "k2": found["k1"]}
+    swapped = found | {"q1": found["q2"], "q2": found["q1"], "k1": found["k2"], "k2": found["k1"]}
     np.testing.assert_allclose(coupled(swapped), expected, rtol=1e-12)
 
 
 def test_rows_that_are_not_valid_are_no_keys():
-    found = dict(zip(("q1", "q2", "k1", "k2"), unit(RNG.standard_normal((4, ROWS, 5))), strict=True))
+    found = dict(zip(NAMES, unit(RNG.standard_normal((6, ROWS, 5))), strict=True))
     valid = np.arange(ROWS) != 3
     other = {name: z.at[3].set(unit(jnp.ones(5))) for name, z in found.items()}
     np.testing.assert_allclose(coupled(found, valid), coupled(other, valid), rtol=1e-12)
@@ -78,7 +82,7 @@ def test_teacher():
 
 
 def test_no_gradient_to_the_keys():
-    found = dict(zip(("q1", "q2", "k1", "k2"), unit(RNG.standard_normal((4, ROWS, 5))), strict=True))
+    found = dict(zip(NAMES, unit(RNG.standard_normal((6, ROWS, 5))), strict=True))
     gradient = jax.grad(coupled)(found)
     assert np.abs(gradient["q1"]).max() > 0 and np.abs(gradient["q2"]).max() > 0
     assert np.abs(gradient["k1"]).max() == np.abs(gradient["k2"]).max() == 0

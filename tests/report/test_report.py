@@ -200,8 +200,11 @@ def test_what_is_no_picture_is_left_out(tmp_path, monkeypatch):
     Image.new("1", (12_000, 12_000)).save(samples / "00000002-bomb.png")
     picture(samples / "00000002-large.png", (200, 200))
     monkeypatch.setattr("pretrainx.report.read._PICTURE_BYTES", 30_000)
-    found = read_run(run).pictures
-    assert [(each.name, each.step, each.width, each.height) for each in found] == [("whole", 1, 28, 14)]
+    found = read_run(run)
+    assert [(each.name, each.step, each.width, each.height) for each in found.pictures] == [("whole", 1, 28, 14)]
+    assert found.left_out == ["00000002-large.png"]
+    page = Page(write(tmp_path / "page.html", [run]).read_text())
+    assert "Too large for this page: samples/00000002-large.png" in page.text
 
 
 def test_several_runs_show_what_differs(runs, tmp_path):
