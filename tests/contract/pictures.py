@@ -65,6 +65,12 @@ CASES = {
         ),
         PLAIN,
     ),
+    "moco, batch norm": lambda: built(
+        MocoConfig(hidden=32, out=32, queue=32, momentum=0.9, bn="global", views=COLOUR), RESNET
+    ),
+    "moco_v3, batch norm": lambda: built(MocoV3Config(hidden=32, out=32, momentum_steps=9, **PAIR), RESNET),
+    "byol, batch norm": lambda: built(ByolConfig(hidden=(32,), out=32, momentum_steps=9, **PAIR), RESNET),
+    "simsiam, batch norm": lambda: built(SimsiamConfig(hidden=(32,), out=32, bottleneck=8, views=COLOUR), RESNET),
     "mae": lambda: built(MaeConfig(decoder_width=16, decoder_depth=1, decoder_heads=2), VIT),
     "beit": lambda: built(BeitConfig(min_block=2), BEIT, tokenizer=PatchClusters(IMAGES, 2, 16)),
     "vq_vae": lambda: built(VqVaeConfig(), VisualTokenizerConfig(codes=16, code_width=8, patch=4, width=32, blocks=1)),
@@ -75,6 +81,7 @@ CASES = {
 }
 # With statistics of the rows at hand: microbatches change them, and so these are compared at equal microbatches.
 OF_MICROBATCHES = ("simclr, batch norm", "moco, shuffled groups", "classification")
+OF_MICROBATCHES += ("moco, batch norm", "moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm")
 # Figures of the rows of a microbatch, where the loss does not couple rows: means of them, not those of the batch.
 FIGURES = ("embedding_std", "embedding_rank", "alignment", "uniformity", "teacher_entropy")
 

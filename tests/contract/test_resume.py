@@ -16,7 +16,8 @@ from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.restore import restore_params, restore_step
 
 KINDS = ["queue", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
-KINDS += ["moco", "moco, shuffled groups", "simclr, batch norm", "beit", "vq_vae"]
+KINDS += ["moco", "moco, shuffled groups", "simclr, batch norm", "beit", "vq_vae", "dino"]
+KINDS += ["moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm"]
 ONLY_CI = (
     "lora(coca)",
     "ewc(clip)",
@@ -25,6 +26,10 @@ ONLY_CI = (
     "moco, shuffled groups",
     "simclr, batch norm",
     "beit",
+    "dino",
+    "moco_v3, batch norm",
+    "byol, batch norm",
+    "simsiam, batch norm",
 )
 marks = lambda case: [pytest.mark.xdist_group(case)] + [pytest.mark.slow] * (case in ONLY_CI)
 each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in KINDS])

@@ -32,6 +32,7 @@ ONLY_CI = ("masked_lm, modern gathered", "bottleneck(autoregressive)", "ewc(clip
 ONLY_CI += ("lora(mixture(clip, codebook))", "mixture_of_denoisers", "coca")
 # Of pictures, the relatives of SimCLR with batch norm, MoCo, MAE and BEiT.
 RELATIVES = ("moco, shuffled groups", "moco_v3", "byol", "simsiam", "dino", "dvae", "vq_vae", "classification")
+RELATIVES += ("moco, batch norm", "moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm")
 ONLY_CI += ("simclr", *RELATIVES)
 
 
