@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from side_by_side import main, trained, trained_by_torch
+from side_by_side import DEVICE, main, narrow, trained, trained_by_torch
 
 LAYERS, WIDTH, HEADS, LENGTH, ROWS, VOCABULARY = 4, 256, 4, 256, 8, 8192
 
@@ -63,11 +63,11 @@ def torch_side(dtype: str, compiled: bool = False):
         use_cache=False,
     )
     model = transformers.GPT2LMHeadModel(config)
-    rows = torch.from_numpy(tokens()).long()
+    rows = torch.from_numpy(tokens()).long().to(DEVICE)
     inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous().view(-1)
 
     def loss_of():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        with narrow(dtype):
             logits = model(input_ids=inputs).logits
         return torch.nn.functional.cross_entropy(logits.float().view(-1, VOCABULARY), targets)
 

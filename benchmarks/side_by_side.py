@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 # Memory kept between steps: what `parallel/host_memory.py` sets in a run, here by the environment, for all sides.
 KEPT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 Take = Callable[[], float]  # takes one step and returns its loss
+DEVICE = os.environ.get("SIDE_BY_SIDE_DEVICE", "cpu")  # of this process, which is a side: "cpu" or "cuda"
 
 
 def trained(objective, batch, rows: int, dtype: str):
@@ -51,9 +52,10 @@ def trained(objective, batch, rows: int, dtype: str):
 
 
 def trained_by_torch(model, loss_of: Callable, compiled: bool) -> Take:
-    """The same for a torch model: AdamW of torch's fused kind, global-norm clip 1. `loss_of()` is its forward pass."""
+    """The same for a torch model, on DEVICE: AdamW of torch's fused kind, global-norm clip 1; `loss_of()` is its forward pass."""
     import torch
 
+    model.to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(loss_of) if compiled else loss_of
 
@@ -66,6 +68,13 @@ def trained_by_torch(model, loss_of: Callable, compiled: bool) -> Take:
         return float(loss)
 
     return take
+
+
+def narrow(dtype: str):
+    """The context in which torch multiplies in this dtype."""
+    import torch
+
+    return torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def serve(take: Take) -> None:
@@ -82,8 +91,13 @@ def serve(take: Take) -> None:
 class Side:
     """One child process."""
 
-    def __init__(self, arguments: list[str], kept: bool):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    def __init__(self, arguments: list[str], kept: bool, device: str):
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment |= {
+            "SIDE_BY_SIDE_DEVICE": device,
+            "JAX_PLATFORMS": device,
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        }
         self.process = subprocess.Popen(
             [sys.executable, sys.argv[0], *arguments],
             env=environment | (KEPT if kept else {}),
@@ -124,6 +138,7 @@ def main(
     parser.add_argument("--compiled", action="store_true", help="also torch.compile (needs a C++ compiler)")
     parser.add_argument("--dtypes", default=dtypes)
     parser.add_argument("--allocators", default="default,kept")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of all sides")
     parser.add_argument("--cases", default=",".join(cases))
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -138,7 +153,7 @@ def main(
         names = [name for name in cases[case] if given.compiled or not name.endswith("compiled")]
         for allocator in given.allocators.split(","):
             for dtype in given.dtypes.split(","):
-                sides = {name: Side(["--side", case, name, dtype], allocator == "kept") for name in names}
+                sides = {name: Side(["--side", case, name, dtype], allocator == "kept", given.device) for name in names}
                 for side in sides.values():
                     side.step(5, counted=False)
                 for _ in range(given.rounds):

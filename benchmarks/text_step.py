@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import os
 
-from side_by_side import main, trained, trained_by_torch
+from side_by_side import DEVICE, main, narrow, trained, trained_by_torch
 
 WIDTH, HEADS = 256, 4
 BERT = dict(rows=16, length=128, vocab=30522)
@@ -125,8 +125,10 @@ def torch_side(dtype: str, name: str, compiled: bool = False):
         model = transformers.BartForConditionalGeneration(config)
         inputs = dict(input_ids=draw(length), labels=draw(length))
 
+    inputs = {name: ids.to(DEVICE) for name, ids in inputs.items()}
+
     def loss_of():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        with narrow(dtype):
             return model(**inputs).loss
 
     return trained_by_torch(model.train(), loss_of, compiled)

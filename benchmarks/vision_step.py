@@ -1,9 +1,9 @@
-"""One training step of SimCLR, MAE and BEiT, augmentation included, beside lightly and transformers in torch.
+"""One training step of SimCLR, MoCo, MAE and BEiT, augmentation included, beside lightly and transformers in torch.
 
-    python benchmarks/vision_step.py [--rounds=5] [--steps=2] [--cases=simclr,mae,beit]
+    python benchmarks/vision_step.py [--rounds=5] [--steps=2] [--cases=simclr,moco,mae,beit] [--device=cuda]
 
-SimCLR: ResNet-18 with the small stem, 64 pictures of 32 pixels in two views, lightly's projector, loss and transforms. MAE: ViT
-of 6 layers, width 192, 64 pixels in patches of 8, decoder of 2 layers and width 128, batch 64, random crop and flip. BEiT: the
+SimCLR: ResNet-18 with the small stem, 64 pictures of 32 pixels in two views, lightly's projector, loss and transforms. MoCo v2:
+the same network and pictures, 4,096 keys, lightly's projector, momentum update and loss with its memory bank. MAE: ViT of 6 layers, width 192, 64 pixels in patches of 8, decoder of 2 layers and width 128, batch 64, random crop and flip. BEiT: the
 same encoder with relative positions, batch 32, 512 codes, crop, flip and jitter; torch is given random codes, ours finds them
 with k-means centres of patches. AdamW, global-norm clip 1. Ours draws views and masks on the device in the step; torch's
 pictures come from a DataLoader with two workers, as its users have it. Every side is a process of its own; they step in turns.
@@ -15,13 +15,14 @@ from __future__ import annotations
 import itertools
 import os
 
-from side_by_side import main, trained, trained_by_torch
+from side_by_side import DEVICE, main, narrow, trained, trained_by_torch
 
 SIMCLR = dict(rows=64, size=32)
 MAE = dict(rows=64, size=64)
 BEIT = dict(rows=32, size=64)
 STORED = 512  # pictures
 CODES = 512
+QUEUE = 4096
 
 
 def pictures(size: int):
@@ -54,6 +55,15 @@ def our_simclr(dtype: str):
         SIMCLR,
         dtype,
     )
+
+
+def our_moco(dtype: str):
+    from pretrainx.models.resnet import RESNET18
+    from pretrainx.objectives.augmentation import AugmentConfig
+    from pretrainx.objectives.moco import MocoConfig
+
+    config = MocoConfig(hidden=512, out=128, queue=QUEUE, views=AugmentConfig("simclr_small"))
+    return ours(config, RESNET18, SIMCLR, dtype)
 
 
 def vit(**habits):
@@ -115,25 +125,61 @@ def batches(sizes: dict, transform):
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-def simclr_of_torch(dtype: str):
-    torch = prepared_torch()
+def small_resnet(torch, head):
+    """torchvision's ResNet-18 with the stem for small pictures, and a head."""
     import torchvision
-    from lightly.loss import NTXentLoss
-    from lightly.models.modules import SimCLRProjectionHead
-    from lightly.transforms.simclr_transform import SimCLRTransform
 
     backbone = torchvision.models.resnet18(zero_init_residual=True)
     backbone.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     backbone.maxpool, backbone.fc = torch.nn.Identity(), torch.nn.Identity()
-    model = torch.nn.Sequential(backbone, SimCLRProjectionHead(512, 512, 128)).train()
-    criterion = NTXentLoss(0.5)
+    return torch.nn.Sequential(backbone, head).train()
+
+
+def two_views():
+    """Pairs of batches by lightly's transform."""
+    from lightly.transforms.simclr_transform import SimCLRTransform
+
     made = iter(batches(SIMCLR, SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)))
+    return lambda: tuple(view.to(DEVICE) for view in next(made))
+
+
+def simclr_of_torch(dtype: str):
+    torch = prepared_torch()
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+
+    model, criterion, views = small_resnet(torch, SimCLRProjectionHead(512, 512, 128)), NTXentLoss(0.5), two_views()
 
     def loss_of():
-        first, second = next(made)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        first, second = views()
+        with narrow(dtype):
             z = model(torch.cat([first, second]))
         return criterion(z[: len(first)].float(), z[len(first) :].float())
+
+    return trained_by_torch(model, loss_of, False)
+
+
+def moco_of_torch(dtype: str):
+    torch = prepared_torch()
+    import copy
+
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import MoCoProjectionHead
+    from lightly.models.utils import deactivate_requires_grad, update_momentum
+
+    model = small_resnet(torch, MoCoProjectionHead(512, 512, 128))
+    teacher = copy.deepcopy(model).to(DEVICE)
+    deactivate_requires_grad(teacher)
+    criterion, views = NTXentLoss(0.2, memory_bank_size=(QUEUE, 128)).to(DEVICE), two_views()
+
+    def loss_of():
+        first, second = views()
+        update_momentum(model, teacher, 0.999)
+        with narrow(dtype):
+            query = model(first)
+            with torch.no_grad():
+                key = teacher(second)
+        return criterion(query.float(), key.float())
 
     return trained_by_torch(model, loss_of, False)
 
@@ -176,8 +222,8 @@ def mae_of_torch(dtype: str):
     made = iter(batches(MAE, cropped()))
 
     def loss_of():
-        pixels = next(made)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        pixels = next(made).to(DEVICE)
+        with narrow(dtype):
             return model(pixel_values=pixels).loss
 
     return trained_by_torch(model, loss_of, False)
@@ -197,11 +243,11 @@ def beit_of_torch(dtype: str):
     hidden = round(75 / 196 * 64)
 
     def loss_of():
-        pixels = next(made)
-        masked = torch.zeros(BEIT["rows"], 64, dtype=torch.bool)
+        pixels = next(made).to(DEVICE)
+        masked = torch.zeros(BEIT["rows"], 64, dtype=torch.bool, device=DEVICE)
         masked[:, :hidden] = True
-        labels = torch.randint(0, CODES, (BEIT["rows"] * hidden,))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        labels = torch.randint(0, CODES, (BEIT["rows"] * hidden,), device=DEVICE)
+        with narrow(dtype):
             return model(pixel_values=pixels, bool_masked_pos=masked, labels=labels).loss
 
     return trained_by_torch(model, loss_of, False)
@@ -209,6 +255,7 @@ def beit_of_torch(dtype: str):
 
 CASES = {
     "simclr": {"pretrainx": our_simclr, "lightly": simclr_of_torch},
+    "moco": {"pretrainx": our_moco, "lightly": moco_of_torch},
     "mae": {"pretrainx": our_mae, "transformers": mae_of_torch},
     "beit": {"pretrainx": our_beit, "transformers": beit_of_torch},
 }

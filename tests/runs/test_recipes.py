@@ -1,4 +1,4 @@
-"""Every shipped recipe trains in its `:smoke` form, without anything fetched, its loss falls, and as its docstring says."""
+"""Every shipped recipe trains in its `:smoke` form, without anything fetched; its loss falls, or is as its docstring says."""
 
 import platform
 import re
