@@ -52,7 +52,7 @@ def trained(objective, batch, rows: int, dtype: str):
 
 
 def trained_by_torch(model, loss_of: Callable, compiled: bool) -> Take:
-    """The same for a torch model, on DEVICE: AdamW of torch's fused kind, global-norm clip 1; `loss_of()` is its forward pass."""
+    """The same for a torch model, on DEVICE: torch's fused AdamW, global-norm clip 1; `loss_of()` is its forward pass."""
     import torch
 
     model.to(DEVICE)
