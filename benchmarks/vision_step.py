@@ -2,11 +2,11 @@
 
     python benchmarks/vision_step.py [--rounds=5] [--steps=2] [--cases=simclr,moco,mae,beit] [--device=cuda]
 
-SimCLR: ResNet-18 with the small stem, 64 pictures of 32 pixels in two views, lightly's projector, loss and transforms. MoCo v2:
-the same network and pictures, 4,096 keys, lightly's projector, momentum update and memory bank. MAE: ViT of 6 layers, width 192,
-64 pixels in patches of 8, decoder of 2 layers and width 128, batch 64, random crop and flip. BEiT: the same encoder with
-relative positions, batch 32, 512 codes, crop, flip and jitter; torch is given random codes, ours finds them with k-means centres
-of patches. AdamW, global-norm clip 1. Ours draws views and masks on the device in the step; torch's pictures come from a
+SimCLR: ResNet-18 with the small stem, 64 pictures of 32 pixels in two views, lightly's projector, loss and transforms. MoCo
+v2: the same network and pictures, 4,096 keys, lightly's projector, momentum update and memory bank. MAE: ViT of 6 layers, width
+192, 64 pixels in patches of 8, decoder of 2 layers and width 128, batch 64, random crop and flip. BEiT: the same encoder with
+relative positions, batch 32, 512 codes, crop, flip and jitter; torch is given random codes, ours are of k-means centres of
+patches. AdamW, global-norm clip 1. Ours draws views and masks on the device in the step; torch's pictures come from a
 DataLoader with two workers, as its users have it. Every side is a process of its own; they step in turns. Needs torch,
 transformers, torchvision and lightly (`pip install -e ".[parity]"`, tests/parity/no_deps.txt).
 """
