@@ -23,8 +23,8 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, side: int, axis: int = -1)
 
 
 def kernel(sigma: jax.Array, side: int) -> jax.Array:
-    """float32[side], the Gaussian at whole pixels, summing to one."""
-    offsets = jnp.arange(side, dtype=jnp.float32) - side // 2
+    """float[side], the Gaussian at whole pixels, summing to one."""
+    offsets = jnp.arange(side, dtype=float) - side // 2
     return jax.nn.softmax(-0.5 * jnp.square(offsets / sigma))
 
 

@@ -41,12 +41,12 @@ FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic}
 
 
 def weights(start: jax.Array, length: jax.Array, size: int, source: int, method: str) -> jax.Array:
-    """float32[size, source]: how much of each source pixel is in each of `size` output pixels of the crop
+    """float[size, source]: how much of each source pixel is in each of `size` output pixels of the crop
     [start, start + length). Each row sums to one."""
-    length = jnp.asarray(length, jnp.float32)
+    length = jnp.asarray(length, float)
     scale = length / size
-    pixels = jnp.arange(source, dtype=jnp.float32) - jnp.asarray(start, jnp.float32)  # 0 is the crop's first
-    centres = (jnp.arange(size, dtype=jnp.float32) + 0.5) * scale
+    pixels = jnp.arange(source, dtype=float) - jnp.asarray(start, float)  # 0 is the crop's first
+    centres = (jnp.arange(size, dtype=float) + 0.5) * scale
     found = FILTERS[method]((pixels + 0.5 - centres[:, None]) / jnp.maximum(scale, 1))
     found = jnp.where((pixels > -0.5) & (pixels < length - 0.5), found, 0)
     return found / found.sum(1, keepdims=True)

@@ -1,4 +1,7 @@
-"""Pixels as numbers: bytes, [0, 1], and what a network reads. All functions take one picture [H, W, C], or a batch of them."""
+"""Pixels as numbers: bytes, [0, 1], and what a network reads. All functions take one picture [H, W, C], or a batch of them.
+
+float32; float64 where that is switched on, so that equality of losses in float64 does not hang on how a program was fused.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,19 @@ from pretrainx.core.images import Images
 
 
 def unit(image: jax.Array) -> jax.Array:
-    """float32 in [0, 1] of bytes 0 .. 255; floats are taken to be in [0, 1] already."""
-    if jnp.issubdtype(image.dtype, jnp.integer):
-        return image.astype(jnp.float32) / np.float32(255)
-    return image.astype(jnp.float32)
+    """[0, 1] of bytes 0 .. 255; floats are taken to be in [0, 1] already."""
+    found = jnp.asarray(image, float)
+    return found / 255 if jnp.issubdtype(image.dtype, jnp.integer) else found
 
 
 def normalised(image: jax.Array, images: Images) -> jax.Array:
     """(x - mean) / std per channel, of a picture in [0, 1]."""
-    return (image - np.float32(images.mean)) / np.float32(images.std)
+    return (image - np.asarray(images.mean, image.dtype)) / np.asarray(images.std, image.dtype)
 
 
 def denormalised(image: jax.Array, images: Images) -> jax.Array:
     """The picture in [0, 1] whose `normalised` this is; values of a model may lie outside."""
-    return image * np.float32(images.std) + np.float32(images.mean)
+    return image * np.asarray(images.std, image.dtype) + np.asarray(images.mean, image.dtype)
 
 
 def planes(image: jax.Array, axis: int = -1) -> tuple[jax.Array, ...]:

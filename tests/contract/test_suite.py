@@ -64,8 +64,8 @@ def test_spec(case):
         return jax.jit(objective.observe_rows)(keys, part, 5)
 
     whole, few = observed(ROWS), observed(4)
-    cut = jax.tree.map(lambda x, y: x[: len(y)], whole, few)
-    assert bits(cut) == bits(few)
+    gap, where = difference(jax.tree.map(lambda x, y: x[: len(y)], whole, few), few)
+    assert gap < 1e-12, f"{where}: {gap}"  # what is drawn is the same; pixels are computed, in float64
 
 
 @each_case
