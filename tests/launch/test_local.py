@@ -61,7 +61,9 @@ def test_bad_command_lines(words):
 
 
 def test_lines_bear_their_process(place):
-    code, out, err = launch(place, "print('out', rank); print('err', rank, file=sys.stderr)", "--processes=3")
+    # Each line in one write: the first process has the terminal itself, and an unbuffered `print` writes word by word.
+    body = "sys.stdout.write(f'out {rank}\\n'); sys.stderr.write(f'err {rank}\\n')"
+    code, out, err = launch(place, body, "--processes=3")
     assert code == 0
     assert sorted(out.splitlines()) == ["[1] out 1", "[2] out 2", "out 0"]
     assert sorted(err.splitlines()) == ["[1] err 1", "[2] err 2", "err 0"]
