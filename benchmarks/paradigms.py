@@ -1,6 +1,6 @@
 """Every way to learn from text at equal parameters and tokens, beside a trigram model and beside shuffled targets.
 
-    python benchmarks/paradigms.py --output=runs/paradigms [--steps=2500] [--control_steps=N] [--names=masked_lm,...]
+    python benchmarks/paradigms.py --output=runs/paradigms [--steps=5000] [--control_steps=N] [--names=masked_lm,...]
 
 Trains `configs/paradigms.py` once for each paradigm and writes OUTPUT/report.html with all curves. Then, for each: accuracy on
 the held-out tokens that it must recover; that of an interpolated trigram model on the same places (masked words from two
@@ -104,7 +104,7 @@ def evaluated(workdir: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--control_steps", type=int, default=0, help="of the shuffled targets; 0 is as many")
     parser.add_argument("--names", default=",".join(NAMES))
     parser.add_argument("--control", help=argparse.SUPPRESS)
