@@ -10,9 +10,7 @@ dtype and allocator. Needs torch and transformers (`pip install -e ".[parity]"`)
 
 from __future__ import annotations
 
-import os
-
-from side_by_side import DEVICE, main, narrow, trained, trained_by_torch
+from side_by_side import DEVICE, main, narrow, prepared_torch, trained, trained_by_torch
 
 LAYERS, WIDTH, HEADS, LENGTH, ROWS, VOCABULARY = 4, 256, 4, 256, 8, 8192
 
@@ -46,11 +44,9 @@ def pretrainx_side(dtype: str):
 
 
 def torch_side(dtype: str, compiled: bool = False):
-    import torch
+    torch = prepared_torch()
     import transformers
 
-    torch.set_num_threads(os.cpu_count())
-    torch.manual_seed(0)
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=LENGTH,

@@ -7,11 +7,13 @@ child with --side.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 
@@ -49,6 +51,23 @@ def trained(objective, batch, rows: int, dtype: str):
         return metrics["loss"]
 
     return take
+
+
+def prepared_torch():
+    """torch, on all cores; where torchvision is there without its compiled operators (a small CPU build of torch has none of
+    them, and transformers looks for torchvision), their schemas are declared: none is called."""
+    import importlib.util
+
+    import torch
+
+    if importlib.util.find_spec("torchvision") and not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        prepared_torch.library = library  # it is undone when nothing refers to it
+    torch.set_num_threads(os.cpu_count())
+    torch.manual_seed(0)
+    return torch
 
 
 def trained_by_torch(model, loss_of: Callable, compiled: bool) -> Take:
@@ -92,6 +111,7 @@ class Side:
     """One child process."""
 
     def __init__(self, arguments: list[str], kept: bool, device: str):
+        self.log = tempfile.TemporaryFile("w+")
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment |= {
             "SIDE_BY_SIDE_DEVICE": device,
@@ -103,17 +123,20 @@ class Side:
             env=environment | (KEPT if kept else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.log,
             text=True,
         )
         self.times, self.loss = [], 0.0
 
     def step(self, count: int, counted: bool = True) -> None:
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(f"{count}\n")
+            self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"a side ended with {self.process.wait()}: {' '.join(self.process.args)}")
+            self.log.seek(0)
+            said = self.log.read()[-3000:]
+            raise SystemExit(f"{said}\na side ended with {self.process.wait()}: {' '.join(self.process.args)}")
         found = json.loads(line)
         self.loss = found["loss"]
         if counted:

@@ -13,9 +13,8 @@ with memory kept between steps on all sides. Needs torch and transformers (`pip 
 from __future__ import annotations
 
 import functools
-import os
 
-from side_by_side import DEVICE, main, narrow, trained, trained_by_torch
+from side_by_side import DEVICE, main, narrow, prepared_torch, trained, trained_by_torch
 
 WIDTH, HEADS = 256, 4
 BERT = dict(rows=16, length=128, vocab=30522)
@@ -80,12 +79,9 @@ def our_bart(dtype: str):
 
 
 def torch_side(dtype: str, name: str, compiled: bool = False):
-    import torch
+    torch = prepared_torch()
     import transformers
 
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(os.cpu_count())
-    torch.manual_seed(0)
     sizes = {"bert": BERT, "t5": T5, "bart": BART}[name]
     rows, length, vocab = sizes["rows"], sizes["length"], sizes["vocab"]
     draw = lambda width: torch.randint(200, vocab - 200, (rows, width))

@@ -14,9 +14,8 @@ transformers, torchvision and lightly (`pip install -e ".[parity]"`, tests/parit
 from __future__ import annotations
 
 import itertools
-import os
 
-from side_by_side import DEVICE, main, narrow, trained, trained_by_torch
+from side_by_side import DEVICE, main, narrow, prepared_torch, trained, trained_by_torch
 
 SIMCLR = dict(rows=64, size=32)
 MAE = dict(rows=64, size=64)
@@ -88,20 +87,6 @@ def our_beit(dtype: str):
     model = vit(positions="relative", mask_token=True, key_bias=False, layer_scale=0.1)
     tokenizer = PatchClusters(Images(BEIT["size"]), 8, CODES)
     return ours(BeitConfig(min_block=4), model, BEIT, dtype, tokenizer=tokenizer)
-
-
-def prepared_torch():
-    """torch with a torchvision whose compiled operators are missing: their schemas are declared, none is called."""
-    import torch
-
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    prepared_torch.library = library  # it is undone when nothing refers to it
-    torch.set_num_threads(os.cpu_count())
-    torch.manual_seed(0)
-    return torch
 
 
 class Stored:
