@@ -167,6 +167,15 @@ def _apart(scores: jax.Array, groups: int) -> jax.Array:
     return scores.reshape(groups, -1, *scores.shape[1:])
 
 
+def _over_rows(scores: jax.Array) -> jax.Array:
+    """[G, B / G, H, T, S] summed over rows: [G, H, T, S]. As a product with ones: XLA's CPU reduces a leading axis sixty times
+    more slowly, and would add half to the time of an attention's gradient."""
+    groups, rows, *rest = scores.shape
+    return jnp.einsum("gb,gbx->gx", jnp.ones((groups, rows), scores.dtype), scores.reshape(groups, rows, -1)).reshape(
+        groups, *rest
+    )
+
+
 def _softmax_forward(query, key, value, mask, bias, scale):
     batch, heads, times, size = query.shape
     grouped = _grouped(query, key.shape[1])
@@ -192,7 +201,7 @@ def _softmax_backward(scale, saved, gradient):
     to_scores = weights * (to_weights - moved)
     to_bias = None
     if bias is not None:
-        to_bias = _apart(to_scores.reshape(*shape[:3], -1), bias.shape[0]).sum(1).astype(bias.dtype)
+        to_bias = _over_rows(_apart(to_scores.reshape(*shape[:3], -1), bias.shape[0])).astype(bias.dtype)
     to_scores = to_scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     to_query = jnp.einsum("bnts,bnsk->bntk", to_scores, key).reshape(shape)
     return to_query, jnp.einsum("bnts,bntk->bnsk", to_scores, query), to_value, None, to_bias
