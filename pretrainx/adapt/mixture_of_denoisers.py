@@ -1,4 +1,4 @@
-"""A mixture of denoisers for one encoder-decoder: spans short and long, many and few, and prefixes (UL2: Tay et al. 2022)."""
+"""A mixture of denoisers for one model: spans short and long, many and few, and prefixes (UL2: Tay et al. 2022)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from pretrainx.adapt.mixture import Mixture
-from pretrainx.core.errors import ConfigError
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
@@ -58,24 +56,18 @@ class MixtureOfDenoisersConfig:
     def build(
         self, model, vocabulary: Vocabulary, length: int, precision: Precision, segmented: bool = False
     ) -> Mixture:
-        """`model` is the section `config.model`, an encoder-decoder; `length` the data's T, that of the encoder's input.
+        """`model` is the section `config.model`, an encoder-decoder, or a decoder that reads sources as its prefix; `length` is
+        the data's T, that of a source.
 
         Where positions are learned, the tables are as long as the longest denoiser needs.
         """
-        if not isinstance(model, EncoderDecoderConfig):
-            raise ConfigError(
-                "a mixture of denoisers needs an encoder-decoder",
-                where="config.model.name",
-                why=f"{type(model).__name__} is none",
-                do="--config.model.name=encoder_decoder",
-            )
         modes = [one.mode for one in self.denoisers if one.mode]
         vocabulary.require(*modes, otherwise="leave the modes of config.objective.denoisers out")
         build = lambda one: self._config(one).build(model, vocabulary, length, precision, segmented)
         built = [(one.name, build(one), one.share) for one in self.denoisers]
-        shared = max((task.model for _, task, _ in built), key=lambda each: each.max_length)
-        tasks = tuple((name, dataclasses.replace(task, model=shared), share) for name, task, share in built)
-        return Mixture(tasks, by_share=True)
+        longest = max(task.model.max_length for _, task, _ in built)
+        alike = lambda task: dataclasses.replace(task, model=task.model.clone(max_length=longest))
+        return Mixture(tuple((name, alike(task), share) for name, task, share in built), by_share=True)
 
     def _config(self, one: Denoiser) -> SpanCorruptionConfig | PrefixLmConfig:
         if one.kind == "prefix":

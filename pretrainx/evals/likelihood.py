@@ -16,12 +16,12 @@ from pretrainx.core.errors import ConfigError
 from pretrainx.evals.choices import Pair
 from pretrainx.evals.fill_in import rows_at_once, writing_on_first
 from pretrainx.evals.pseudo_perplexity import log_probabilities
-from pretrainx.models.decoder import Decoder
-from pretrainx.models.encoder_decoder import EncoderDecoder
+from pretrainx.objectives.autoregressive import Autoregressive
 from pretrainx.objectives.cross_entropy import token_nll
 from pretrainx.objectives.masked_lm import MaskedLm, marks
 from pretrainx.objectives.objective import Batch, Objective
 from pretrainx.objectives.prefix_lm import PrefixLm
+from pretrainx.objectives.seq2seq import Seq2Seq
 from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules, constrain
 
@@ -123,7 +123,7 @@ class OfDecoder(Likelihood):
         return found
 
 
-class OfEncoderDecoder(Likelihood):
+class OfSource(Likelihood):
     """The prompt is the source and the choice what the decoder writes, in the form that the objective has taught.
 
     Span corruption: the source ends in the first sentinel and the end of text, and the choice follows that sentinel. Denoising:
@@ -218,8 +218,8 @@ def likelihood(objective: Objective, rules: Rules, params: Any, extras: Any, lon
 def kind_of(task: Objective) -> type[Likelihood] | None:
     if isinstance(task, MaskedLm):
         return OfMasked if task.model.config.head != "none" else None
-    kinds = {Decoder: OfDecoder, EncoderDecoder: OfEncoderDecoder}
-    return next((of for model, of in kinds.items() if isinstance(getattr(task, "model", None), model)), None)
+    kinds = {Autoregressive: OfDecoder, Seq2Seq: OfSource}
+    return next((of for objective, of in kinds.items() if isinstance(task, objective)), None)
 
 
 def rounded(length: int, longest: int) -> int:

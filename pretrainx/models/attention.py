@@ -141,6 +141,7 @@ class Attention(nn.Module):
         cache: Cache | None = None,
         seen: jax.Array | None = None,
         bias: jax.Array | None = None,
+        key_segments: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """turns: rotary angles of the positions; cache: of this layer, x then follows it; the rest as kernels have it."""
         config = self.config
@@ -163,6 +164,7 @@ class Attention(nn.Module):
             causal=self.causal,
             window=config.window,
             segments=segments,
+            key_segments=key_segments,
             seen=seen,
             bias=bias,
             scale=None if config.scaled_attention else 1.0,

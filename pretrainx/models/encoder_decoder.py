@@ -164,7 +164,13 @@ class EncoderDecoder(nn.Module):
         around = Around(keys=keys, segments=segments)
         return self.encoder.normed(self.encoder.blocks(x, jnp.arange(x.shape[1]), around)[0])
 
-    def embed_targets(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def source_hidden(self, memory: jax.Array, keys: jax.Array | None, segments: jax.Array) -> jax.Array:
+        """[B, S, D], what features of a source are made of: the memory is it"""
+        return memory
+
+    def embed_targets(
+        self, tokens: jax.Array, keys: jax.Array | None = None, segments: jax.Array | None = None
+    ) -> jax.Array:
         """[B, T, D], what the decoder's blocks read"""
         return self.decoder.embed(self.token(tokens), keys, jnp.arange(tokens.shape[1]))
 
@@ -200,7 +206,7 @@ class EncoderDecoder(nn.Module):
         source_segments: jax.Array | None = None,
     ) -> jax.Array:
         memory = self.blocks(self.embed(source, keys), keys, source_segments)
-        x = self.target_blocks(self.embed_targets(tokens, keys), memory, keys, source_segments)
+        x = self.target_blocks(self.embed_targets(tokens, keys, source_segments), memory, keys, source_segments)
         return self.logits(self.hidden(x))
 
     def start(self, memory: jax.Array, source_segments: jax.Array | None, length: int) -> DecodingCache:

@@ -38,7 +38,7 @@ def attention(
       causal: a query sees its own position and those before it; otherwise all.
       window: a causal query sees itself and the window - 1 positions before it; 0 is no limit.
       segments: int32[B, T], equal where tokens may see each other; key_segments: int32[B, S], the keys' where S is another
-        sequence.
+        sequence, or a cache.
       seen: bool[B, S], keys that causality does not hide: a prefix that is read as a whole.
       bias: [G, H, T, S], added to the scores; G groups of neighbouring rows, such as `row_groups` lays apart, or 1.
       scale: None is 1 / sqrt(K).

@@ -88,6 +88,16 @@ def encoder_decoder_flops_per_row(
     return float((encoder + reading) * source_length + decoder * target_length)
 
 
+def prefixed_decoder_flops_per_row(
+    config: DecoderConfig, vocab_size: int, source_length: int, target_length: int
+) -> float:
+    """The same of a decoder that reads the source as its prefix: every token of the source sees all of it."""
+    blocks = 6 * config.depth * matmul_weights(config) * (source_length + target_length)
+    source = score_flops(config, source_length, config.depth) * source_length
+    target = score_flops(config, visible_keys(target_length) + source_length, config.depth) * target_length
+    return float(blocks + source + target + 6 * vocab_size * config.width * target_length)
+
+
 def decoder_flops_per_token(
     config: DecoderConfig, vocab_size: int, length: int, convention: str = "matmul_causal"
 ) -> float:

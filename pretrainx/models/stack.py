@@ -176,7 +176,7 @@ class Around:
     Attributes:
       keys: key[B] for dropout, or None.
       turns: rotary angles of the positions.
-      segments, seen, bias: what tokens see of each other, as `kernels.attention` takes them.
+      segments, seen, bias, key_segments: what tokens see of each other, as `kernels.attention` takes them.
       memory: [B, S, D], what a cross-attention reads; source_segments: int32[B, S], where it is real.
     """
 
@@ -187,6 +187,7 @@ class Around:
     bias: jax.Array | None = None
     memory: jax.Array | None = None
     source_segments: jax.Array | None = None
+    key_segments: jax.Array | None = None
 
 
 class Block(nn.Module):
@@ -224,7 +225,8 @@ class Block(nn.Module):
         def attend(y):
             nonlocal cache
             attention = Attention(config, spread, self.causal, precision, name="attention")
-            y, cache = attention(y, around.turns, around.segments, cache, around.seen, around.bias)
+            seen = around.seen, around.bias, around.key_segments
+            y, cache = attention(y, around.turns, around.segments, cache, *seen)
             return y
 
         def read(y):

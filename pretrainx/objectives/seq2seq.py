@@ -1,4 +1,5 @@
-"""What objectives of encoder-decoders share: a source is read, its targets are written token by token."""
+"""What objectives of sources share: a source is read, its targets are written token by token, by an encoder-decoder or by a
+decoder that reads the source as its prefix."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ import numpy as np
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Term
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.models import sizes
+from pretrainx.models import prefixed_decoder, sizes
+from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from pretrainx.models.layers import Precision
+from pretrainx.models.prefixed_decoder import PrefixedDecoder
 from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.objective import Objective, check_outputs
@@ -40,7 +43,7 @@ class Seq2Seq(Objective):
       loss: how tokens are scored.
     """
 
-    model: EncoderDecoder
+    model: EncoderDecoder | PrefixedDecoder
     vocabulary: Vocabulary
     loss: TokenLoss
 
@@ -128,10 +131,13 @@ class Seq2Seq(Objective):
 
     def _written(self, run, tokens, memory, segments, keys=None):
         """Normalised output of the decoder, [B, T, D]."""
-        return run("hidden", run("target_blocks", run("embed_targets", tokens, keys), memory, keys, segments))
+        return run("hidden", run("target_blocks", run("embed_targets", tokens, keys, segments), memory, keys, segments))
 
     def flops_per_row(self):
-        return sizes.encoder_decoder_flops_per_row(self.model.config, self.vocabulary.size, *self.widths)
+        counted = sizes.encoder_decoder_flops_per_row
+        if isinstance(self.model, PrefixedDecoder):
+            counted = sizes.prefixed_decoder_flops_per_row
+        return counted(self.model.config, self.vocabulary.size, *self.widths)
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
         """logits [B, T, V] and hidden [B, T, D] of the decoder; features [B, D], the mean of the encoder's over the source.
@@ -149,7 +155,8 @@ class Seq2Seq(Objective):
         found = {}
         if "features" in names:
             real = (segments > 0)[..., None]
-            found["features"] = jnp.where(real, memory, 0).sum(1) / jnp.maximum(real.sum(1), 1)
+            read = run("source_hidden", memory, keys, segments)
+            found["features"] = jnp.where(real, read, 0).sum(1) / jnp.maximum(real.sum(1), 1)
         if "hidden" in names or "logits" in names:
             found["hidden"] = self._written(run, inputs["tokens"], memory, segments, keys)
         if "logits" in names:
@@ -179,17 +186,20 @@ def text_length(example: dict[str, jax.Array], end: int) -> jax.Array:
 
 def built(
     name: str, model: Any, vocabulary: Vocabulary, widths: tuple[int, int], precision: Precision, segmented: bool
-) -> EncoderDecoder:
+) -> EncoderDecoder | PrefixedDecoder:
     """The model of an objective `name` for sources and targets of these widths; ConfigError where it cannot have one."""
-    if not isinstance(model, EncoderDecoderConfig):
+    if not isinstance(model, (EncoderDecoderConfig, DecoderConfig)):
         raise ConfigError(
-            f"the objective {name!r} needs an encoder-decoder",
+            f"the objective {name!r} needs a model that writes",
             where="config.model.name",
             why=f"the section is a {type(model).__name__}",
-            do="--config.model.name=encoder_decoder",
+            do="--config.model.name=encoder_decoder, or decoder",
         )
     unsegmented(name, segmented)
-    return model.build(vocabulary.size, *widths, precision, vocabulary.predicted)
+    sizes_of = vocabulary.size, *widths, precision, vocabulary.predicted
+    if isinstance(model, DecoderConfig):
+        return prefixed_decoder.built(model, *sizes_of)
+    return model.build(*sizes_of)
 
 
 def unsegmented(name: str, segmented: bool) -> None:

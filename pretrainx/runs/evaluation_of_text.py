@@ -13,7 +13,6 @@ from pretrainx.data.prepared import PreparedText
 from pretrainx.evals import ngram
 from pretrainx.evals.continuation import Continuations
 from pretrainx.evals.fill_in import FillIns
-from pretrainx.models.decoder import Decoder
 from pretrainx.objectives.autoregressive import Autoregressive
 from pretrainx.objectives.objective import Objective
 from pretrainx.parallel import distributed
@@ -123,4 +122,4 @@ def predicts_all(objective: Objective) -> bool:
 
 def is_causal(objective: Objective) -> bool:
     """Whether it goes on with a text: whether a trigram model and continuations of prompts can be compared with it."""
-    return objective.decodes and isinstance(getattr(innermost(objective), "model", None), Decoder)
+    return isinstance(innermost(objective), Autoregressive)

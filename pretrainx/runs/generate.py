@@ -13,6 +13,7 @@ from pretrainx.core.errors import ConfigError
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.evals import continuation
 from pretrainx.evals.fill_in import named, writing_on_first
+from pretrainx.models.prefixed_decoder import PrefixedDecoder
 from pretrainx.objectives.objective import Objective
 from pretrainx.objectives.seq2seq import Seq2Seq
 from pretrainx.runs.load import load
@@ -49,8 +50,11 @@ def generate(
     )[0]
     if isinstance(writer, Seq2Seq):
         read = source_of(writer, run.tokenizer, prompt)
-        check_positions(writer, len(read), 0, "--prompt")
-        check_positions(writer, 1, max_tokens, "--max_tokens")
+        if isinstance(writer.model, PrefixedDecoder):
+            check_positions(writer, len(read) + 1, max_tokens, "--max_tokens")
+        else:
+            check_positions(writer, len(read), 0, "--prompt")
+            check_positions(writer, 1, max_tokens, "--max_tokens")
         source = {"source": read[None], "source_length": np.array([len(read)], np.int32)}
         return "", named(write(np.array([writer.begin]), source), run.tokenizer.vocabulary, run.tokenizer.decode)
     ids = run.tokenizer.encode_batch([prompt])[0]

@@ -56,6 +56,7 @@ LLAMA = replace(
 )
 
 
+LLAMA_WHOLE = replace(LLAMA, window=0)
 # Marks before the ids of text, sentinels behind them.
 MARKED = Vocabulary(
     50,
@@ -122,9 +123,11 @@ CASES = pictures.CASES | {
         MaskedLmConfig(mask_fraction=0.3, whole_word=True, special_tokens=False), MODERN, segmented=True
     ),
     "span_corruption": lambda: built(SpanCorruptionConfig(), T5),
+    "span_corruption, decoder": lambda: built(SpanCorruptionConfig(), CONFIG),
     "denoising": lambda: built(DenoisingConfig(), BART),
     "prefix_lm": lambda: built(PrefixLmConfig(), CONFIG),
     "mixture_of_denoisers": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), T5),
+    "mixture_of_denoisers, decoder": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), LLAMA_WHOLE),
     "queue": lambda: text(Moco),
     "clip": lambda: text(Clip),
     "coca": lambda: text(Coca),

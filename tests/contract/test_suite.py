@@ -30,6 +30,7 @@ def is_wrapper(objective):
 # Second wrappers and models of what others cover: only CI runs them.
 ONLY_CI = ("masked_lm, modern gathered", "bottleneck(autoregressive)", "ewc(clip)", "lora(coca)")
 ONLY_CI += ("lora(mixture(clip, codebook))", "mixture_of_denoisers", "coca")
+ONLY_CI += ("span_corruption, decoder", "mixture_of_denoisers, decoder")
 # Of pictures, the relatives of SimCLR with batch norm, MoCo, MAE and BEiT.
 RELATIVES = ("moco, shuffled groups", "moco_v3", "byol", "simsiam", "dino", "dvae", "vq_vae", "classification")
 RELATIVES += ("moco, batch norm", "moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm")
