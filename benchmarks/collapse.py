@@ -1,6 +1,6 @@
 """Whether the alarm tells collapse from health: SimCLR without negatives, SimSiam without stop-gradient, both as they are.
 
-    python benchmarks/collapse.py [--seeds=5] [--steps=2000] [--within=200] [--names=simclr,simsiam]
+    python benchmarks/collapse.py [--seeds=5] [--first_seed=0] [--steps=2000] [--within=200] [--names=simclr,simsiam]
 
 Small networks on scikit-learn's digits (extra `test`), thresholds as `config.alarm` has them. An ablated run is watched for
 `within` steps and should be called, a healthy one for `steps` and should not. Prints for each how many seeds were called, at
@@ -46,6 +46,7 @@ def watched(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--within", type=int, default=200)
     parser.add_argument("--names", default=",".join(ABLATIONS))
@@ -55,7 +56,7 @@ def main() -> None:
         for name in given.names.split(","):
             for ablated in (True, False):
                 found = []
-                for seed in range(given.seeds):
+                for seed in range(given.first_seed, given.first_seed + given.seeds):
                     workdir = Path(directory) / f"{name}-{ablated}-{seed}"
                     steps = given.within if ablated else given.steps
                     found.append(watched(name, ablated, seed, steps, workdir, Path(directory) / "data"))

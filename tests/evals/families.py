@@ -31,6 +31,7 @@ FAMILIES = {
     "masked_lm": (MaskedLmConfig(), EncoderConfig(**SIZES)),
     "masked_lm, two sentences": (MaskedLmConfig(next_sentence=True), EncoderConfig(**SIZES, types=2, pooler=True)),
     "span_corruption": (SpanCorruptionConfig(), T5),
+    "span_corruption, decoder": (SpanCorruptionConfig(), DECODER),
     "denoising": (DenoisingConfig(), EncoderDecoderConfig(**SIZES)),
 }
 

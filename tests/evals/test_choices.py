@@ -58,10 +58,10 @@ def by_hand(objective, params, prompt, choice):
     return sum(found[len(before) - 1 + place, token] for place, token in enumerate(choice))
 
 
-SLOW = pytest.param("denoising", marks=pytest.mark.slow)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("denoising", "span_corruption, decoder")]
 
 
-@pytest.mark.parametrize("name", ["autoregressive", "prefix_lm", "masked_lm", "span_corruption", SLOW])
+@pytest.mark.parametrize("name", ["autoregressive", "prefix_lm", "masked_lm", "span_corruption", *SLOW])
 def test_log_probabilities_are_sums_by_hand(name):
     objective, params = made(name)
     found = likelihood(objective, rules(), params, {}, LENGTH)(PAIRS)

@@ -119,9 +119,10 @@ def test_noised_text_and_its_reconstruction():
     assert fill_ins(objective, given).exact_spans(params, {}) == {}
 
 
-def test_generation_from_a_source_is_recomputed():
+@pytest.mark.parametrize("name", ["span_corruption", "span_corruption, decoder"])
+def test_generation_from_a_source_is_recomputed(name):
     """With a cache and all rows at once, the tokens that the whole decoder gives row by row."""
-    objective, params = made("span_corruption")
+    objective, params = made(name)
     inputs = seen(objective, batch(objective)).inputs
     source = {key: inputs[key] for key in ("source", "source_length")}
     begin = [inputs["tokens"][row, :1] for row in range(3)]

@@ -20,6 +20,7 @@ from pretrainx.models.sizes import (
     encoder_decoder_parameters,
     encoder_flops_per_row,
     encoder_parameters,
+    prefixed_decoder_flops_per_row,
     visible_keys,
 )
 from pretrainx.runs.recipe import parse
@@ -172,7 +173,7 @@ def test_parameters_of_encoders_and_encoder_decoders(name):
     assert found == count
 
 
-def test_flops_of_encoders_and_encoder_decoders():
+def test_flops_of_what_reads_a_row_or_a_source():
     """By hand: 6 per weight and token that it meets, 12 per query, key and head dimension."""
     encoder = EncoderConfig(width=8, depth=2, heads=2, mlp_width=16)
     weights = 2 * (4 * 64 + 2 * 128)
@@ -181,3 +182,7 @@ def test_flops_of_encoders_and_encoder_decoders():
     wanted = 6 * weights * 10 + 12 * 2 * 8 * 10 * 10 + 6 * 2 * 64 * 10
     wanted += 6 * 4 * (weights / 2 + 2 * 64 + 50 * 8) + 12 * 8 * 4 * (2.5 + 10)
     assert encoder_decoder_flops_per_row(both, 50, 10, 4) == wanted
+    alone = DecoderConfig(width=8, depth=2, heads=2, mlp_width=16)
+    reads = [10] * 10 + [10 + place for place in (1, 2, 3, 4)]  # how many keys each token of source and targets sees
+    wanted = 6 * weights * 14 + 12 * 2 * 8 * sum(reads) + 6 * 50 * 8 * 4
+    assert prefixed_decoder_flops_per_row(alone, 50, 10, 4) == wanted

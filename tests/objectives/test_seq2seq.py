@@ -13,6 +13,7 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
+from pretrainx.models.sizes import encoder_decoder_flops_per_row
 from pretrainx.objectives import spans
 from pretrainx.objectives.denoising import DenoisingConfig
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
@@ -279,9 +280,13 @@ def test_denoising_metrics():
     assert left < text
 
 
-def test_flops():
-    for name in CONFIGS:
-        assert build(name).flops_per_row() > 0
+@pytest.mark.parametrize("name", CONFIGS)
+def test_flops_are_of_the_shapes_that_are_read(name):
+    objective = build(name)
+    seen = observed(objective, batch(objective))
+    widths = seen.inputs["source"].shape[1], seen.inputs["tokens"].shape[1]
+    counted = encoder_decoder_flops_per_row(objective.model.config, VOCABULARY.size, *widths)
+    assert objective.flops_per_row() == counted
 
 
 def refused(where, match, name, **given):
