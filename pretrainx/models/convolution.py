@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from pretrainx.models.layers import Precision, contract
-from pretrainx.parallel.rules import constrain, device
+from pretrainx.parallel.rules import constrain, constrain_groups, device, row_groups
+
+# On a CPU: with so many channels or fewer the library's convolution is slower than products; places of one product's pictures.
+FEW_CHANNELS, PLACES = 64, 2048
 
 
 class Convolution(nn.Module):
@@ -38,7 +41,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, precision: Precision)
     window, dtype = kernel.shape[0], precision.compute
     if window == 1:
         return contract(x[:, ::stride, ::stride], kernel[0, 0], 1, dtype)
-    form = _explicit if device()[0].platform == "cpu" else _plain
+    form = _for_cpu if device()[0].platform == "cpu" else _plain
     return form(x.astype(dtype), kernel.astype(dtype), stride)
 
 
@@ -47,47 +50,100 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return _channels_last(x, kernel, [(side, side)] * 2, (stride, stride))
 
 
-def _channels_last(
-    x: jax.Array, kernel: jax.Array, padding, strides=(1, 1), spread=(1, 1), dilation=(1, 1)
-) -> jax.Array:
-    """[B, H, W, I] with [h, w, I, O]: the order of dimensions that a CPU's library takes. spread: of x; dilation: of kernel."""
-    names = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, spread, dilation, names)
+def _channels_last(x: jax.Array, kernel: jax.Array, padding, strides=(1, 1), spread=(1, 1)) -> jax.Array:
+    """[B, H, W, I] with [h, w, I, O]: the order of dimensions that a CPU's library takes. spread: of x."""
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, spread, None, ("NHWC", "HWIO", "NHWC"))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _explicit(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """As `_plain`, but both gradients are convolutions in the same order of dimensions as the forward one.
+def _for_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """As `_plain`, and so are its gradients, in what XLA's CPU compiler is fast at, in loops such as those over microbatches too.
 
-    Autodiff leaves it to XLA to reorder theirs, which its CPU compiler does in straight programs and not inside of loops such
-    as those over microbatches: there the gradients would run in naive code, twenty times slower.
+    There the gradients that autodiff makes would run in naive code, twenty times slower: it reorders their dimensions for the
+    library only outside of loops. The library's gradient of a kernel, and its convolutions of few channels, keep one core busy
+    at best: these are products of matrices here.
     """
-    return _plain(x, kernel, stride)
+    few = x.shape[-1] <= FEW_CHANNELS
+    return _by_products(x, kernel, stride) if few else _plain(x, kernel, stride)
 
 
-def _explicit_forward(x, kernel, stride):
-    return _plain(x, kernel, stride), (x, kernel)
+def _forward(x, kernel, stride):
+    return _for_cpu(x, kernel, stride), (x, kernel)
 
 
-def _explicit_backward(stride, saved, gradient):
+def _backward(stride, saved, gradient):
     x, kernel = saved
     window, side = kernel.shape[0], (kernel.shape[0] - 1) // 2
-    strides, reach = (
-        (stride, stride),
-        [(size - 1) * stride + 1 for size in gradient.shape[1:3]],
-    )  # rows and columns seen
-    first = window - 1 - side
-    around = [(first, size - seen + side) for size, seen in zip(x.shape[1:3], reach, strict=True)]
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    to_x = _channels_last(gradient, flipped, around, spread=strides)
-    # Channels of x are the batch, rows of the batch the channels, and the window slides over what it has seen.
-    around = [(side, window - 1 - side + seen - size) for size, seen in zip(x.shape[1:3], reach, strict=True)]
-    by_channel, by_place = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    to_kernel = _channels_last(by_channel, by_place, around, dilation=strides)
-    return to_x, to_kernel.transpose(1, 2, 0, 3)
+    if stride == 1 and window % 2:
+        to_x = _for_cpu(gradient, flipped, 1)
+    else:
+        first, reach = window - 1 - side, [(size - 1) * stride + 1 for size in gradient.shape[1:3]]  # rows, columns seen
+        around = [(first, size - seen + side) for size, seen in zip(x.shape[1:3], reach, strict=True)]
+        to_x = _channels_last(gradient, flipped, around, spread=(stride, stride))
+    return to_x, _gradient_of_kernel(x, gradient, window, stride).astype(kernel.dtype)
 
 
-_explicit.defvjp(_explicit_forward, _explicit_backward)
+_for_cpu.defvjp(_forward, _backward)
+
+
+def _by_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Group of pictures by group: what a row of the window sees side by side in the channels, times that row of the kernel."""
+    window, _, _, features = kernel.shape
+    height, width = ((size + 2 * ((window - 1) // 2) - window) // stride + 1 for size in x.shape[1:3])
+    rows_of_kernel = kernel.reshape(window, -1, features)
+
+    def one(pictures):
+        seen = _rows_seen(pictures, window, stride, (height, width))
+        product = lambda row, weights: jnp.matmul(row, weights, preferred_element_type=_wide(x.dtype))
+        return sum(map(product, seen, rows_of_kernel)).astype(x.dtype)
+
+    return _whole(jax.lax.map(one, _groups(x, height * width)), x.shape[0])
+
+
+def _gradient_of_kernel(x: jax.Array, gradient: jax.Array, window: int, stride: int) -> jax.Array:
+    """[k, k, I, O] in float32 or wider: in groups again, transposed times the gradient [B, h, w, O]."""
+    channels, (height, width, features) = x.shape[-1], gradient.shape[1:]
+    dtype = _wide(x.dtype)
+
+    def add(total, group):
+        pictures, gradient = group
+        seen = _rows_seen(pictures, window, stride, (height, width))
+        product = lambda row: jnp.einsum("bhwi,bhwo->io", row, gradient, preferred_element_type=dtype)
+        return total + jnp.stack([product(row) for row in seen]), None
+
+    start = jnp.zeros((window, window * channels, features), dtype)
+    groups = _groups(x, height * width), _groups(gradient, height * width)
+    return jax.lax.scan(add, start, groups)[0].reshape(window, window, channels, features)
+
+
+def _wide(dtype) -> jnp.dtype:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _rows_seen(x: jax.Array, window: int, stride: int, shape: tuple[int, int]) -> list[jax.Array]:
+    """Of pictures [b, H, W, I] [b, h, w, k I] for each row of the window: the I channels of the k places that it lies on."""
+    side, (height, width) = (window - 1) // 2, shape
+    x = jnp.pad(x, [(0, 0), (side, side), (side, side), (0, 0)])
+    columns = [x[:, :, first : first + (width - 1) * stride + 1 : stride] for first in range(window)]
+    beside = jnp.concatenate(columns, -1)
+    return [beside[:, first : first + (height - 1) * stride + 1 : stride] for first in range(window)]
+
+
+def _groups(x: jax.Array, places: int) -> jax.Array:
+    """[B, ...] -> [n, b, ...]: groups of which each has about PLACES of so many places a picture on every device."""
+    ways = row_groups(x.shape[0])
+    rows = x.shape[0] // ways
+    size = max(size for size in range(1, rows + 1) if not rows % size and (size == 1 or size * places <= PLACES))
+    apart = constrain_groups(x.reshape(ways, rows // size, size, *x.shape[1:]))
+    return apart.swapaxes(0, 1).reshape(rows // size, ways * size, *x.shape[1:])
+
+
+def _whole(x: jax.Array, rows: int) -> jax.Array:
+    """Undoes `_groups`: [n, b, ...] -> [B, ...]"""
+    ways, groups = row_groups(rows), x.shape[0]
+    apart = constrain_groups(x.reshape(groups, ways, -1, *x.shape[2:]).swapaxes(0, 1))
+    return apart.reshape(rows, *x.shape[2:])
 
 
 def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:

@@ -9,6 +9,7 @@ from pretrainx.models import convolution
 from pretrainx.models.convolution import Convolution, convolve, max_pool, mean_pool
 from pretrainx.models.layers import Precision
 
+MANY = convolution.FEW_CHANNELS + 2
 draw = lambda *shape, seed=0: np.random.default_rng(seed).standard_normal(shape)
 
 
@@ -33,22 +34,35 @@ def test_by_loops(window, stride):
 
 @pytest.mark.parametrize("window, stride", [(3, 1), (3, 2), (7, 2), (5, 3)])
 @pytest.mark.parametrize("size", [(7, 8), (8, 9)])
-def test_explicit_gradients(window, stride, size):
-    x, kernel = draw(2, *size, 3), draw(window, window, 3, 4, seed=1)
-    loss = lambda form: lambda x, kernel: jnp.tanh(form(x, kernel, stride)).sum()
-    find = lambda form: jax.jit(jax.grad(loss(form), (0, 1)))(x, kernel)
-    for ours, plain in zip(find(convolution._explicit), find(convolution._plain), strict=True):
-        np.testing.assert_allclose(ours, plain, rtol=1e-10, atol=1e-11)
+@pytest.mark.parametrize("channels", [3, MANY])
+def test_the_form_for_cpus(channels, size, window, stride, monkeypatch):
+    """With few channels and with many, six pictures in groups of two or three: autodiff of XLA's own convolution."""
+    monkeypatch.setattr(convolution, "PLACES", 3 * size[0] * size[1] // stride**2)
+    x, kernel = draw(6, *size, channels), draw(window, window, channels, 4, seed=1)
+    loss = lambda form: lambda x, kernel: jnp.tanh(form(x, kernel, stride) / 10).sum()
+    find = lambda form: jax.jit(jax.value_and_grad(loss(form), (0, 1)))(x, kernel)
+    ours, plain = (jax.tree.leaves(find(form)) for form in (convolution._for_cpu, convolution._plain))
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
 
 
-def test_gradients_inside_a_loop_have_the_librarys_order_of_dimensions():
+@pytest.mark.parametrize("channels, convolutions", [(4, 0), (MANY, 2)])
+def test_convolutions_inside_a_loop_have_the_librarys_order_of_dimensions(channels, convolutions):
     """XLA's CPU compiler does not reorder dimensions inside of loops; what is not in this order runs in naive code there."""
-    x, kernel = np.zeros((2, 2, 8, 8, 4), np.float32), np.zeros((3, 3, 4, 4), np.float32)
+    x = np.zeros((2, 2, 8, 8, channels), np.float32)
+    kernel = np.zeros((3, 3, channels, channels), np.float32)
     loss = lambda kernel, x: jnp.tanh(convolve(jnp.tanh(x * kernel.mean()), kernel, 1, Precision())).sum()
     loop = lambda kernel, x: jax.lax.scan(lambda g, each: (g + jax.grad(loss)(kernel, each), None), kernel, x)[0]
     lines = jax.jit(loop).lower(kernel, x).compile().as_text().splitlines()
     found = [line.split("dim_labels=")[1].split(",")[0].strip() for line in lines if "dim_labels=" in line]
-    assert len(found) == 3 and {*found} == {"b01f_01io->b01f"}
+    assert found == ["b01f_01io->b01f"] * convolutions
+
+
+def test_sums_of_half_precision_are_in_float32():
+    """257 pictures of one place, which bfloat16 cannot count."""
+    x, gradient = jnp.ones((257, 1, 1, 1), jnp.bfloat16), jnp.ones((257, 1, 1, 1), jnp.bfloat16)
+    found = convolution._gradient_of_kernel(x, gradient, 3, 1)
+    assert found.dtype == jnp.float32 and float(found[1, 1, 0, 0]) == 257
 
 
 def test_start():

@@ -66,8 +66,8 @@ MASKED_PICTURES = [
         "split kernels",
         "convolutions are partitioned by channels, which gives wrong gradients",
         "pretrainx/models/convolution.py",
-        "from pretrainx.parallel.rules import constrain, device",
-        "from pretrainx.parallel.rules import device\n\nconstrain = lambda x, *names: x",
+        "import constrain, constrain_groups, device, row_groups",
+        "import constrain_groups, device, row_groups\n\nconstrain = lambda x, *names: x",
         "tests/contract/test_suite.py::test_mesh_and_accumulation[moco]",
     ),
 ]

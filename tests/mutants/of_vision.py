@@ -110,9 +110,9 @@ NETWORKS = [
         "conv in loops",
         "gradients of convolutions are left to the compiler",
         CONVOLUTION,
-        'form = _explicit if device()[0].platform == "cpu" else _plain',
+        'form = _for_cpu if device()[0].platform == "cpu" else _plain',
         "form = _plain",
-        TEST["convolution"] + "gradients_inside_a_loop_have_the_librarys_order_of_dimensions",
+        TEST["convolution"] + "convolutions_inside_a_loop_have_the_librarys_order_of_dimensions",
     ),
     Mutant(
         "conv flip",
@@ -120,7 +120,7 @@ NETWORKS = [
         CONVOLUTION,
         "jnp.flip(kernel, (0, 1)).swapaxes(2, 3)",
         "kernel.swapaxes(2, 3)",
-        TEST["convolution"] + "explicit_gradients",
+        TEST["convolution"] + "the_form_for_cpus",
     ),
     Mutant(
         "zero residual",
