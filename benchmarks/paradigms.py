@@ -121,16 +121,15 @@ def main() -> None:
         changes += [f"--config.schedule.warmup={min(100, given.steps // 10)}"]
         run("-m", "pretrainx", "train", f"--config={CONFIG}:{name}", f"--workdir={workdir}", *changes)
         seconds, found = time.perf_counter() - began, evaluated(workdir)
-        other = {}
-        if name != "mixture":
+        other, fills = {}, "eval/trigram/model_accuracy" in found
+        if fills and name != "mixture":
             options = [f"--output={given.output}", f"--control={name}", f"--control_steps={given.control_steps}"]
             other = json.loads(run(__file__, *options).splitlines()[-1])
-        fills = "eval/trigram/model_accuracy" in found
         row = f"{name:<18}{seconds:>8.0f}" + show(found.get("eval/held_out/loss"), 8)
         row += show(found.get("eval/held_out/metric/accuracy"), 10) + "   "
         row += show(found.get("eval/trigram/model_accuracy"), 20) + show(found.get("eval/trigram/accuracy"), 9)
         row += show(found.get("eval/trigram/all_neighbours"), 9)
-        row += show(other.get("model_accuracy") if fills else other.get("accuracy"), 10)
+        row += show(other.get("model_accuracy"), 10)
         print(row + show(found.get("eval/trigram/loss"), 14), flush=True)
     report = given.output / "report.html"
     run(

@@ -109,12 +109,14 @@ def _gradient_of_kernel(x: jax.Array, gradient: jax.Array, window: int, stride: 
     def add(total, group):
         pictures, gradient = group
         seen = _rows_seen(pictures, window, stride, (height, width))
-        product = lambda row: jnp.einsum("bhwi,bhwo->io", row, gradient, preferred_element_type=dtype)
+        # Outputs first: the library wants the left factor transposed, and the gradient is that once for all rows.
+        product = lambda row: jnp.einsum("bhwo,bhwi->oi", gradient, row, preferred_element_type=dtype)
         return total + jnp.stack([product(row) for row in seen]), None
 
-    start = jnp.zeros((window, window * channels, features), dtype)
+    start = jnp.zeros((window, features, window * channels), dtype)
     groups = _groups(x, height * width), _groups(gradient, height * width)
-    return jax.lax.scan(add, start, groups)[0].reshape(window, window, channels, features)
+    total = jax.lax.scan(add, start, groups)[0]
+    return total.reshape(window, features, window, channels).transpose(0, 2, 3, 1)
 
 
 def _wide(dtype) -> jnp.dtype:

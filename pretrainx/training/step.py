@@ -77,27 +77,41 @@ def train_step(
             outcome = objective.couple(full, state.extras, representations, whole, step)
             return weighted(outcome.totals), outcome
 
+        def whole_loss(params, rows):
+            outcome, coupled, joint = encode(params, rows), 0.0, Outcome()
+            if jax.tree.leaves(outcome.representations):
+                coupled, joint = couple(params, outcome.representations)
+            return weighted(outcome.totals) + coupled, (outcome.replace(representations={}), joint)
+
         def part_loss(params, part, cotangents):
             outcome = encode(params, part)
             products = jax.tree.map(lambda r, c: (r * c).sum(), outcome.representations, cotangents)
             return weighted(outcome.totals) + sum(jax.tree.leaves(products)), outcome.replace(representations={})
 
-        # First pass: representations of all rows, without gradient. An objective without them leaves this loop empty,
-        # and the compiler removes it.
-        first = lambda _, part: (None, encode(state.params, part).representations)
-        _, representations = jax.lax.scan(first, None, parts)
-        gradients, cotangents, joint = jax.tree.map(jnp.zeros_like, state.params), representations, Outcome()
-        if jax.tree.leaves(representations):
-            differentiate = jax.grad(couple, (0, 1), has_aux=True)
-            (gradients, cotangents), joint = differentiate(state.params, row_order(representations))
+        def in_parts():
+            # First pass: representations of all rows, without gradient. An objective without them leaves this loop empty,
+            # and the compiler removes it.
+            first = lambda _, part: (None, encode(state.params, part).representations)
+            _, representations = jax.lax.scan(first, None, parts)
+            gradients, cotangents, joint = jax.tree.map(jnp.zeros_like, state.params), representations, Outcome()
+            if jax.tree.leaves(representations):
+                differentiate = jax.grad(couple, (0, 1), has_aux=True)
+                (gradients, cotangents), joint = differentiate(state.params, row_order(representations))
 
-        # Second pass: each microbatch again, with the gradient that the coupled loss has for its representations.
-        def accumulate(gradients, xs):
-            new, outcome = jax.grad(part_loss, has_aux=True)(state.params, *xs)
-            return jax.tree.map(jnp.add, gradients, new), outcome
+            # Second pass: each microbatch again, with the gradient that the coupled loss has for its representations.
+            def accumulate(gradients, xs):
+                new, outcome = jax.grad(part_loss, has_aux=True)(state.params, *xs)
+                return jax.tree.map(jnp.add, gradients, new), outcome
 
-        gradients, outcomes = jax.lax.scan(accumulate, gradients, (parts, strided(cotangents, count)))
-        outcome = gathered(outcomes)
+            gradients, outcomes = jax.lax.scan(accumulate, gradients, (parts, strided(cotangents, count)))
+            return gradients, (gathered(outcomes), joint)
+
+        if count == 1:  # nothing is kept from one pass for another
+            rows = observe_keys, encode_keys, batch
+            gradients, (outcome, joint) = jax.grad(whole_loss, has_aux=True)(state.params, rows)
+            outcome = gathered(jax.tree.map(lambda x: x[None], outcome))
+        else:
+            gradients, (outcome, joint) = in_parts()
         if twice := outcome.totals.keys() & joint.totals.keys():
             raise ValueError(f"{type(objective).__name__} scores {sorted(twice)} in encode and in couple")
         totals = outcome.totals | joint.totals
