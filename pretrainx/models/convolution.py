@@ -57,7 +57,7 @@ def _channels_last(x: jax.Array, kernel: jax.Array, padding, strides=(1, 1), spr
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _for_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """As `_plain`, and so are its gradients, in what XLA's CPU compiler is fast at, in loops such as those over microbatches too.
+    """As `_plain`, and so are its gradients, in what XLA's CPU compiler is fast at, inside of loops over microbatches too.
 
     There the gradients that autodiff makes would run in naive code, twenty times slower: it reorders their dimensions for the
     library only outside of loops. The library's gradient of a kernel, and its convolutions of few channels, keep one core busy
@@ -78,7 +78,10 @@ def _backward(stride, saved, gradient):
     if stride == 1 and window % 2:
         to_x = _for_cpu(gradient, flipped, 1)
     else:
-        first, reach = window - 1 - side, [(size - 1) * stride + 1 for size in gradient.shape[1:3]]  # rows, columns seen
+        first, reach = (
+            window - 1 - side,
+            [(size - 1) * stride + 1 for size in gradient.shape[1:3]],
+        )  # rows, columns seen
         around = [(first, size - seen + side) for size, seen in zip(x.shape[1:3], reach, strict=True)]
         to_x = _channels_last(gradient, flipped, around, spread=(stride, stride))
     return to_x, _gradient_of_kernel(x, gradient, window, stride).astype(kernel.dtype)

@@ -35,7 +35,9 @@ def test_what_each_denoiser_reads_and_writes(model):
         ("sequential", (64, 63), 0.25),
     ]
     params = jax.eval_shape(mixture.init, jax.random.key(0), states.example_batch(mixture, 8))
-    tables = [leaf.shape[0] for path, leaf in jax.tree.leaves_with_path(params) if "position" in jax.tree_util.keystr(path)]
+    tables = [
+        leaf.shape[0] for path, leaf in jax.tree.leaves_with_path(params) if "position" in jax.tree_util.keystr(path)
+    ]
     # A decoder reads source and targets in one row: the longest of them has 64 + 63 places.
     assert tables == ([127] if model == "decoder" else [64, 64])
 

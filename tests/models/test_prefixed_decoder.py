@@ -1,4 +1,4 @@
-"""A decoder with a source: what the plain decoder makes of each row without its padding; the cache; whose parameters they are."""
+"""A decoder with a source: what the plain decoder makes of each row without its padding; the cache; features of the source."""
 
 import functools
 

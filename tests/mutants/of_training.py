@@ -53,6 +53,14 @@ LOSS = [
         TEST_STEP + "coupled[full-2]",
     ),
     Mutant(
+        "M3b",
+        "the coupled loss of one microbatch has no gradient",
+        STEP,
+        "return weighted(outcome.totals) + coupled, (outcome",
+        "return weighted(outcome.totals) + jax.lax.stop_gradient(coupled), (outcome",
+        TEST_STEP + "coupled[full-2]",
+    ),
+    Mutant(
         "M4",
         "stop_gradient on the cached representations",
         STEP,

@@ -123,6 +123,14 @@ NETWORKS = [
         TEST["convolution"] + "the_form_for_cpus",
     ),
     Mutant(
+        "conv groups",
+        "a kernel's gradient is that of the last group of pictures",
+        CONVOLUTION,
+        "return total + jnp.stack([product(row) for row in seen]), None",
+        "return jnp.stack([product(row) for row in seen]), None",
+        TEST["convolution"] + "the_form_for_cpus",
+    ),
+    Mutant(
         "zero residual",
         "blocks start as something",
         RESNET,
