@@ -2,11 +2,11 @@
 
     python benchmarks/paradigms.py --output=runs/paradigms [--steps=5000] [--control_steps=N] [--names=masked_lm,...]
 
-Trains `configs/paradigms.py` once for each paradigm and writes OUTPUT/report.html with all curves. Then, for each: accuracy on
-the held-out tokens that it must recover; that of an interpolated trigram model on the same places (masked words from two
-neighbours on either side that are not masked themselves, and once more, knowing, from the masked ones too; tokens of spans
-from the two true tokens before); and that of the same model after training on targets that are shuffled within each row, which
-is what it learns without having understood its input. Decoders are compared by loss.
+Trains `configs/paradigms.py` once for each paradigm and writes OUTPUT/report.html with all curves. Then, for those that hide
+tokens: accuracy on the held-out tokens that they must recover; that of an interpolated trigram model on the same places (masked
+words from two neighbours on either side that are not masked themselves, and once more, knowing, from the masked ones too; tokens
+of spans from the two true tokens before); and that of the same model after training on targets that are shuffled within each
+row, which is what it learns without having understood its input. Decoders are compared by loss.
 """
 
 from __future__ import annotations

@@ -65,14 +65,16 @@ class Decoder(nn.Module):
         if not config.tied:
             self.unembed = Linear((("embed", config.width),), (("vocab", rows),), std, False, precision, wide=True)
 
-    def embed(self, tokens: jax.Array, keys: jax.Array | None = None, positions: jax.Array | None = None) -> jax.Array:
-        """[B, T, D]"""
+    def embed(
+        self, tokens: jax.Array, keys: jax.Array | None = None, positions: jax.Array | None = None, part: int = 0
+    ) -> jax.Array:
+        """[B, T, D]; parts of a row that are looked up apart have numbers, and dropout of their own."""
         x = self.token(tokens)
         if self.config.positions == "learned":
             if tokens.shape[1] > self.max_length:
                 raise ValueError(f"{tokens.shape[1]} tokens, but the position table has {self.max_length} rows")
             x = x + self.position(jnp.arange(tokens.shape[1]) if positions is None else positions)
-        x = dropout(x.astype(self.precision.compute), self.config.dropout, keys, 2 * self.config.depth)
+        x = dropout(x.astype(self.precision.compute), self.config.dropout, keys, 2 * self.config.depth + part)
         return constrain(x, "batch", "length", "act_embed")
 
     def blocks(

@@ -54,7 +54,12 @@ class PrefixedDecoder(Decoder):
 
     def embed_targets(self, tokens: jax.Array, keys: jax.Array | None, segments: jax.Array) -> jax.Array:
         """[B, T, D], what stands behind a source"""
-        return self.embed(tokens, keys, _behind(segments, jnp.arange(tokens.shape[1])))
+        length = segments.shape[1] + tokens.shape[1]
+        if self.config.positions == "learned" and length > self.max_length:
+            raise ValueError(
+                f"source and targets of {length} tokens, but the position table has {self.max_length} rows"
+            )
+        return self.embed(tokens, keys, _behind(segments, jnp.arange(tokens.shape[1])), part=1)
 
     def blocks(self, x: jax.Array, keys: jax.Array | None = None, segments: jax.Array | None = None) -> jax.Array:
         """The memory [B, S, D] is the source as it was looked up: the blocks read it with what follows."""

@@ -134,7 +134,7 @@ class DenoisingConfig:
             self.infilling, self.poisson, self.permute_sentences, self.masking, self.deletion, self.rotation
         )
         return Denoising(
-            seq2seq.built("denoising", model, vocabulary, (length, length), precision, segmented),
+            seq2seq.built("denoising", model, vocabulary, (length, length), precision, segmented, alone=False),
             vocabulary,
             self.loss,
             length,

@@ -185,15 +185,24 @@ def text_length(example: dict[str, jax.Array], end: int) -> jax.Array:
 
 
 def built(
-    name: str, model: Any, vocabulary: Vocabulary, widths: tuple[int, int], precision: Precision, segmented: bool
+    name: str,
+    model: Any,
+    vocabulary: Vocabulary,
+    widths: tuple[int, int],
+    precision: Precision,
+    segmented: bool,
+    alone: bool = True,
 ) -> EncoderDecoder | PrefixedDecoder:
-    """The model of an objective `name` for sources and targets of these widths; ConfigError where it cannot have one."""
-    if not isinstance(model, (EncoderDecoderConfig, DecoderConfig)):
+    """The model of an objective `name` for sources and targets of these widths; ConfigError where it cannot have one.
+
+    alone: whether a decoder alone can be one.
+    """
+    if not isinstance(model, (EncoderDecoderConfig, *([DecoderConfig] * alone))):
         raise ConfigError(
-            f"the objective {name!r} needs a model that writes",
+            f"the objective {name!r} needs an encoder-decoder" + ", or a decoder" * alone,
             where="config.model.name",
             why=f"the section is a {type(model).__name__}",
-            do="--config.model.name=encoder_decoder, or decoder",
+            do="--config.model.name=encoder_decoder" + ", or decoder" * alone,
         )
     unsegmented(name, segmented)
     sizes_of = vocabulary.size, *widths, precision, vocabulary.predicted

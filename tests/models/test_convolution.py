@@ -34,11 +34,11 @@ def test_by_loops(window, stride):
 
 @pytest.mark.parametrize("window, stride", [(3, 1), (3, 2), (7, 2), (5, 3)])
 @pytest.mark.parametrize("size", [(7, 8), (8, 9)])
-@pytest.mark.parametrize("channels", [3, MANY])
-def test_the_form_for_cpus(channels, size, window, stride, monkeypatch):
-    """With few channels and with many, six pictures in groups of two or three: autodiff of XLA's own convolution."""
+@pytest.mark.parametrize("channels, features", [(3, 4), (MANY, 4), (5, MANY), (MANY, MANY)])
+def test_the_form_for_cpus(channels, features, size, window, stride, monkeypatch):
+    """With few channels and with many, six pictures in groups of two or three: XLA's own convolution and its autodiff."""
     monkeypatch.setattr(convolution, "PLACES", 3 * size[0] * size[1] // stride**2)
-    x, kernel = draw(6, *size, channels), draw(window, window, channels, 4, seed=1)
+    x, kernel = draw(6, *size, channels), draw(window, window, channels, features, seed=1)
     loss = lambda form: lambda x, kernel: jnp.tanh(form(x, kernel, stride) / 10).sum()
     find = lambda form: jax.jit(jax.value_and_grad(loss(form), (0, 1)))(x, kernel)
     ours, plain = (jax.tree.leaves(find(form)) for form in (convolution._for_cpu, convolution._plain))

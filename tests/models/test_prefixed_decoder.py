@@ -1,5 +1,6 @@
 """A decoder with a source: what the plain decoder makes of each row without its padding; the cache; features of the source."""
 
+import dataclasses
 import functools
 
 import jax
@@ -109,6 +110,25 @@ def test_features_are_of_the_source_alone():
 
     found, alone = both()
     np.testing.assert_allclose(found[1, :4], alone[0], rtol=1e-9, atol=1e-12)
+
+
+def test_more_tokens_than_positions_are_refused():
+    model, _, params = made("gpt2")
+    with pytest.raises(ValueError, match="position table has 15 rows"):
+        model.apply({"params": params}, SOURCE, np.concatenate([TOKENS, TOKENS], 1), None, REAL)
+
+
+def test_source_and_targets_lose_other_entries():
+    config = dataclasses.replace(CONFIGS["llama"], dropout=0.5)
+    model, params, keys = (
+        built(config, 50, WIDTH, LENGTH, FLOAT64),
+        made("llama")[2],
+        jax.random.split(jax.random.key(0), 3),
+    )
+    run = lambda method, *args: model.apply({"params": params}, *args, method=method)
+    same = np.full((3, LENGTH), 7)
+    source, targets = run("embed", same, keys), run("embed_targets", same, keys, jnp.asarray(REAL))
+    assert (source == 0).mean() == pytest.approx(0.5, abs=0.1) and ((source == 0) != (targets == 0)).mean() > 0.3
 
 
 def test_a_window_is_refused():

@@ -10,6 +10,7 @@ import pytest
 from pretrainx.core import axes
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
@@ -302,7 +303,8 @@ def test_refusals(name):
 
 
 def test_more_refusals():
-    refused("config.model.name", "needs a model that writes", "denoising", model=EncoderConfig())
+    refused("config.model.name", r"needs an encoder-decoder\n", "denoising", model=DecoderConfig())
+    refused("config.model.name", "or a decoder", "span_corruption", model=EncoderConfig())
     few = Vocabulary(40, SPECIALS, 0, (39,))
     refused("config.data.sentinels", "fewer sentinels than spans", "span_corruption", vocabulary=few, length=30)
     plain = Vocabulary(40, SPECIALS[:3], 0, VOCABULARY.sentinels)

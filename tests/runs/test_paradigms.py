@@ -266,13 +266,15 @@ def test_a_masked_model_does_not_write(runs):
         ("span_corruption", "encoder", "config.model.name"),
         ("denoising", "decoder", "config.model.name"),
         ("prefix_lm", "encoder", "config.model.name"),
-        ("mixture_of_denoisers", "decoder", "config.model.name"),
+        ("mixture_of_denoisers", "encoder", "config.model.name"),
         ("autoregressive", "encoder", "config.model.name"),
     ],
 )
 def test_a_model_of_another_family_is_refused(name, model, where, make, runs):
     vocabulary = pretrainx.core.vocabulary.Vocabulary(
-        300, tuple((special, index) for index, special in enumerate(("pad", "eos", *SPECIALS))), sentinels=(299, 298)
+        300,
+        tuple((special, index) for index, special in enumerate(("pad", "eos", *SPECIALS))),
+        sentinels=tuple(range(299, 280, -1)),
     )
     recipe = parse({"train": {"steps": 200, "batch_size": 8}, "objective": {"name": name}, "model": {"name": model}})
     with pytest.raises(ConfigError) as caught:
