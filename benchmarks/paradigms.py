@@ -3,8 +3,8 @@
     python benchmarks/paradigms.py --output=runs/paradigms [--steps=5000] [--control_steps=N] [--names=masked_lm,...]
 
 Trains `configs/paradigms.py` once for each paradigm and writes OUTPUT/report.html with all curves. Then, for those that hide
-tokens: accuracy on the held-out tokens that they must recover; that of an interpolated trigram model on the same places (masked
-words from two neighbours on either side that are not masked themselves, and once more, knowing, from the masked ones too; tokens
+tokens: accuracy on the held-out tokens to be recovered; that of an interpolated trigram model on the same places (masked
+words from two neighbours on either side that are not masked themselves, and, "knowing", from the masked ones too; tokens
 of spans from the two true tokens before); and that of the same model after training on targets that are shuffled within each
 row, which is what it learns without having understood its input. Decoders are compared by loss.
 """
