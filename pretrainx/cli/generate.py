@@ -24,7 +24,7 @@ COMMANDS = (
             Flag("workdir", "the directory of a run, or of an imported model", "DIR", required=True),
             Flag(
                 "prompt",
-                "the text to continue; an encoder-decoder reads it, with <S0>, <S1> or <mask> for what is hidden; may be empty",
+                "the text to continue, or the source, with <S0>, <S1> or <mask> for what is hidden; may be empty",
                 "TEXT",
                 required=True,
                 may_be_empty=True,

@@ -26,7 +26,7 @@ def continued(
     """tokens int32[B, T], of which row b holds starts[b], filled up to T or to `end`; temperature 0 takes the likeliest token.
 
     The first `known` tokens (at least 1, at most the fewest that a row holds) are read at once; after them one token at a
-    time, with a cache of keys and values. What is not filled must hold `end`. `source`: what an encoder-decoder reads first.
+    time, with a cache of keys and values. What is not filled must hold `end`. `source`: what is read first.
     """
     with rules.bound():
         cache = objective.cache(params, extras, *tokens.shape, source)
@@ -66,7 +66,7 @@ def generate(
 ) -> list[np.ndarray]:
     """What follows each prompt (int32[n], not empty): at most `max_tokens` ids, without the end id.
 
-    `source`: for encoder-decoders, the inputs that the encoder reads, {"source": int32[B, S], "source_length": int32[B]};
+    `source`: of objectives with sources, the inputs that are read first, {"source": int32[B, S], "source_length": int32[B]};
     prompts then begin with the decoder's start id. The same arguments give the same tokens. Rows do not depend on each
     other's prompts, only on their place in the list.
     """

@@ -110,7 +110,7 @@ class FillIns:
     Attributes:
       batch: rows of the objective's batch_spec, placed on the devices.
       decode: ids -> text, without special tokens; vocabulary: names of these.
-      rows: how many rows are shown; temperature: of what encoder-decoders draw beside the likeliest.
+      rows: how many rows are shown; temperature: of what is drawn for sources beside the likeliest.
     """
 
     objective: Objective
@@ -179,7 +179,7 @@ class FillIns:
         return parts
 
     def _spans(self, objective, params, extras, observation, heading) -> list[str]:
-        """What an encoder-decoder writes for a source: span by span where sentinels stand for them, else as a whole."""
+        """What is written for a source: span by span where sentinels stand for them, else as a whole."""
         temperatures = {"greedy": 0.0, f"temperature {self.temperature:g}": self.temperature}
         written = {
             name: self._written(objective, params, extras, observation, value) for name, value in temperatures.items()

@@ -107,18 +107,20 @@ def _by_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _gradient_of_kernel(x: jax.Array, gradient: jax.Array, window: int, stride: int) -> jax.Array:
     """[k, k, I, O] in float32 or wider: in groups again, transposed times the gradient [B, h, w, O]."""
     channels, (height, width, features) = x.shape[-1], gradient.shape[1:]
-    dtype = _wide(x.dtype)
+    dtype, ways = _wide(x.dtype), row_groups(x.shape[0])
+    # Every device has a sum of its own, so that they meet once, behind the loop.
+    apart = lambda x: constrain_groups(x.reshape(ways, -1, x.shape[-1]))
 
     def add(total, group):
         pictures, gradient = group
         seen = _rows_seen(pictures, window, stride, (height, width))
         # Outputs first: the library wants the left factor transposed, and the gradient is that once for all rows.
-        product = lambda row: jnp.einsum("bhwo,bhwi->oi", gradient, row, preferred_element_type=dtype)
-        return total + jnp.stack([product(row) for row in seen]), None
+        product = lambda row: jnp.einsum("dpo,dpi->doi", apart(gradient), apart(row), preferred_element_type=dtype)
+        return constrain_groups(total + jnp.stack([product(row) for row in seen], 1)), None
 
-    start = jnp.zeros((window, features, window * channels), dtype)
+    start = constrain_groups(jnp.zeros((ways, window, features, window * channels), dtype))
     groups = _groups(x, height * width), _groups(gradient, height * width)
-    total = jax.lax.scan(add, start, groups)[0]
+    total = jax.lax.scan(add, start, groups)[0].sum(0)
     return total.reshape(window, features, window, channels).transpose(0, 2, 3, 1)
 
 

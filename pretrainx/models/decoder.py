@@ -87,8 +87,16 @@ class Decoder(nn.Module):
     ) -> jax.Array:
         """[B, T, D], not yet normalised. seen: bool[B, T], a prefix whose tokens see each other both ways."""
         positions = jnp.arange(x.shape[1])[None] if positions is None else positions
-        around = Around(keys, self.config.turns(positions, x.dtype), segments, seen)
-        return self.layers(x, jnp.arange(self.config.depth), None, None, around)[0]
+        return self.through(x, Around(keys, self.config.turns(positions, x.dtype), segments, seen))[0]
+
+    def through(self, x: jax.Array, around: Around, cache: Cache | None = None) -> tuple[jax.Array, Cache | None]:
+        """(x, cache) behind all blocks"""
+        numbers = jnp.arange(self.config.depth)
+        if cache is None:
+            return self.layers(x, numbers, None, None, around)[0], None
+        each = cache.replace(filled=jnp.broadcast_to(cache.filled, self.config.depth))
+        x, (each, _) = self.layers(x, numbers, each, None, around)
+        return x, each.replace(filled=each.filled[0])
 
     def hidden(self, x: jax.Array) -> jax.Array:
         """The normalised output of the blocks, what the head reads and features are made of: [B, T, D]."""
@@ -117,10 +125,8 @@ class Decoder(nn.Module):
         """
         positions = cache.filled + jnp.arange(tokens.shape[1])[None]
         x = self.embed(tokens, None, positions)
-        each = cache.replace(filled=jnp.broadcast_to(cache.filled, self.config.depth))
-        around = Around(turns=self.config.turns(positions, x.dtype), seen=seen)
-        x, (each, _) = self.layers(x, jnp.arange(self.config.depth), each, None, around)
-        return self.head(x), each.replace(filled=each.filled[0])
+        x, cache = self.through(x, Around(turns=self.config.turns(positions, x.dtype), seen=seen), cache)
+        return self.head(x), cache
 
     def cache(self, rows: int, length: int) -> Cache:
         """An empty cache for `length` tokens of `rows` rows."""

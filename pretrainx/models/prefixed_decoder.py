@@ -68,7 +68,7 @@ class PrefixedDecoder(Decoder):
     def source_hidden(self, memory: jax.Array, keys: jax.Array | None, segments: jax.Array) -> jax.Array:
         """[B, S, D], what the blocks make of a source alone"""
         around = Around(keys, self._turns(segments, 0, memory), segments, segments > 0)
-        return self.hidden(self._through(memory, around)[0])
+        return self.hidden(self.through(memory, around)[0])
 
     def target_blocks(
         self, x: jax.Array, memory: jax.Array, keys: jax.Array | None, source_segments: jax.Array
@@ -78,7 +78,7 @@ class PrefixedDecoder(Decoder):
         read = jnp.ones((rows, length), source_segments.dtype)
         segments, seen = (jnp.concatenate([source_segments, each], 1) for each in (read, 0 * read))
         around = Around(keys, self._turns(source_segments, length, x), segments, seen > 0)
-        return self._through(jnp.concatenate([memory, x], 1), around)[0][:, -length:]
+        return self.through(jnp.concatenate([memory, x], 1), around)[0][:, -length:]
 
     def start(self, memory: jax.Array, source_segments: jax.Array, length: int) -> PrefixedCache:
         """A cache for decoding `length` tokens that has read the source."""
@@ -88,7 +88,7 @@ class PrefixedDecoder(Decoder):
         around = Around(
             turns=self._turns(source_segments, 0, memory), segments=source_segments, seen=keys > 0, key_segments=keys
         )
-        return PrefixedCache(self._through(memory, around, empty)[1], source_segments)
+        return PrefixedCache(self.through(memory, around, empty)[1], source_segments)
 
     def decode(self, tokens: jax.Array, cache: PrefixedCache) -> tuple[jax.Array, PrefixedCache]:
         """(logits float32[B, T, V'], cache) of tokens int32[B, T] that follow those in the cache."""
@@ -102,7 +102,7 @@ class PrefixedDecoder(Decoder):
             segments=jnp.ones((rows, length), keys.dtype),
             key_segments=keys,
         )
-        x, after = self._through(x, around, cache.rows)
+        x, after = self.through(x, around, cache.rows)
         return self.head(x), dataclasses.replace(cache, rows=after)
 
     def __call__(
@@ -121,15 +121,6 @@ class PrefixedDecoder(Decoder):
         source = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
         positions = jnp.concatenate([source, _behind(segments, jnp.arange(behind))], 1)
         return self.config.turns(positions, x.dtype)
-
-    def _through(self, x: jax.Array, around: Around, cache: Cache | None = None):
-        """(x, cache) behind all blocks"""
-        numbers = jnp.arange(self.config.depth)
-        if cache is None:
-            return self.layers(x, numbers, None, None, around)[0], None
-        each = cache.replace(filled=jnp.broadcast_to(cache.filled, self.config.depth))
-        x, (each, _) = self.layers(x, numbers, each, None, around)
-        return x, each.replace(filled=each.filled[0])
 
 
 def _behind(segments: jax.Array, numbers: jax.Array) -> jax.Array:

@@ -111,7 +111,7 @@ class Objective:
     def cache(self, params: Params, extras: Extras, rows: int, length: int, source: Batch | None = None) -> Any:
         """A cache for decoding `length` tokens of `rows` rows; only models that predict the next token have one.
 
-        source: what an encoder-decoder reads first, the inputs of its observation that the encoder sees.
+        source: of objectives with sources, the inputs of an observation that are read first.
         """
         raise TypeError(f"{type(self).__name__} does not decode token by token")
 

@@ -24,7 +24,7 @@ from pretrainx.objectives.objective import Objective, check_outputs
 
 
 class Pair(NamedTuple):
-    """One example as an encoder-decoder learns it: int32[S] and int32[T], padded behind their lengths, int32[]."""
+    """One example as it is learned: int32[S] and int32[T], padded behind their lengths, int32[]."""
 
     source: jax.Array
     source_length: jax.Array
@@ -140,7 +140,7 @@ class Seq2Seq(Objective):
         return counted(self.model.config, self.vocabulary.size, *self.widths)
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
-        """logits [B, T, V] and hidden [B, T, D] of the decoder; features [B, D], the mean of the encoder's over the source.
+        """logits [B, T, V] and hidden [B, T, D] of the decoder; features [B, D], means over the source.
 
         inputs: {"source": int32[B, S]}; "source_length" int32[B] (without it padding ids end a source); "tokens" int32[B, T],
         what the decoder reads: its first token and the targets but for the last. Features need no tokens.
@@ -166,7 +166,7 @@ class Seq2Seq(Objective):
     def cache(self, params, extras, rows, length, source=None):
         """source: {"source", "source_length"} as `outputs` has them; it is read here, once."""
         if source is None:
-            raise ValueError("an encoder-decoder decodes what follows from a source: give it as source={...}")
+            raise ValueError("the model decodes what follows from a source: give it as source={...}")
         run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
         return run("start", *self._read(run, source), length)
 

@@ -29,7 +29,7 @@ def generate(
 ) -> tuple[str, str]:
     """(the prompt as the model reads it, what it adds), decoded with a cache of keys and values.
 
-    A decoder goes on with the prompt; an encoder-decoder reads it as its source (see `source_of`), and what it writes stands
+    A decoder goes on with the prompt; a model trained on sources reads it as one (see `source_of`), and what it writes stands
     alone ("", text), sentinels and special tokens by name. Of a mixture the task writes that has learnt how texts go on.
     Temperature 0 takes the likeliest token each time. An empty prompt begins where documents begin: after the end of
     another. ConfigError where the model does not write, or has no positions for so many tokens.
@@ -85,7 +85,7 @@ def writer_of(objective: Objective) -> Objective:
 
 
 def source_of(objective: Seq2Seq, tokenizer: Tokenizer, prompt: str) -> np.ndarray:
-    """int32[n]: a text as the encoder is used to read it.
+    """int32[n]: a text as sources are in training.
 
     <S0>, <S1>, ... in it (span corruption) or <mask> (denoising) stand for what is hidden. Without one, what is hidden is how
     the text goes on, as multiple choice asks too.

@@ -60,7 +60,6 @@ def train_step(
         # Of this observation of the whole batch only what is used survives compilation: weights, and what couple reads.
         whole = objective.observe_rows(observe_keys, batch, step)
         scale = scales(objective, whole.weights, step)
-        parts = strided((observe_keys, encode_keys, batch), count)
 
         def encode(params, part) -> Outcome:
             observing, encoding, rows = part
@@ -89,6 +88,7 @@ def train_step(
             return weighted(outcome.totals) + sum(jax.tree.leaves(products)), outcome.replace(representations={})
 
         def in_parts():
+            parts = strided(rows, count)
             # First pass: representations of all rows, without gradient. An objective without them leaves this loop empty,
             # and the compiler removes it.
             first = lambda _, part: (None, encode(state.params, part).representations)
@@ -106,8 +106,8 @@ def train_step(
             gradients, outcomes = jax.lax.scan(accumulate, gradients, (parts, strided(cotangents, count)))
             return gradients, (gathered(outcomes), joint)
 
+        rows = observe_keys, encode_keys, batch
         if count == 1:  # nothing is kept from one pass for another
-            rows = observe_keys, encode_keys, batch
             gradients, (outcome, joint) = jax.grad(whole_loss, has_aux=True)(state.params, rows)
             outcome = gathered(jax.tree.map(lambda x: x[None], outcome))
         else:

@@ -1,5 +1,7 @@
 """Convolutions against loops, the gradients of the form for CPUs against autodiff's, pooling."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,9 @@ import pytest
 from pretrainx.models import convolution
 from pretrainx.models.convolution import Convolution, convolve, max_pool, mean_pool
 from pretrainx.models.layers import Precision
+from pretrainx.parallel.mesh import MeshConfig, make_mesh
+from pretrainx.parallel.rules import Rules
+from toys.compiled import loops
 
 MANY = convolution.FEW_CHANNELS + 2
 draw = lambda *shape, seed=0: np.random.default_rng(seed).standard_normal(shape)
@@ -56,6 +61,27 @@ def test_convolutions_inside_a_loop_have_the_librarys_order_of_dimensions(channe
     lines = jax.jit(loop).lower(kernel, x).compile().as_text().splitlines()
     found = [line.split("dim_labels=")[1].split(",")[0].strip() for line in lines if "dim_labels=" in line]
     assert found == ["b01f_01io->b01f"] * convolutions
+
+
+def test_kernels_gradients_cross_devices_once(monkeypatch):
+    """Sixteen pictures over four devices, two groups on each: one sum, behind the loop, and the value of one device."""
+    monkeypatch.setattr(convolution, "PLACES", 2 * 6 * 6)
+    rules = Rules(make_mesh(MeshConfig(4), jax.devices()[:4]))
+    x, kernel = draw(16, 6, 6, 3), draw(3, 3, 3, 4, seed=1)
+
+    def gradient(kernel, x):
+        with rules.bound():  # as the step has it: around the derivative
+            loss = lambda kernel: jnp.tanh(convolve(x, kernel, 1, Precision("float64", "float64"))).sum()
+            return jax.grad(loss)(kernel)
+
+    found = jax.jit(gradient, out_shardings=rules.replicated())
+    program = found.lower(kernel, jax.device_put(x, rules.rows(x.shape))).compile()
+    body = loops(program.as_text())
+    assert any("dot(" in line or "fusion(" in line for line in body), "the loop is there"
+    assert not [line for line in body if re.search(r"= \S+ (all-|reduce-scatter|collective)", line)]
+    assert "all-reduce" in program.as_text()
+    wanted = jax.grad(lambda kernel: jnp.tanh(convolution._plain(x, kernel, 1)).sum())(kernel)
+    np.testing.assert_allclose(program(kernel, jax.device_put(x, rules.rows(x.shape))), wanted, rtol=1e-9, atol=1e-10)
 
 
 def test_sums_of_half_precision_are_in_float32():

@@ -9,6 +9,8 @@ SPANS, TEXT_NOISE, SEQ2SEQ, SPAN_CORRUPTION, DENOISING, PREFIX_LM = (
 TEST_SPANS, TEST_NOISE = "tests/objectives/test_spans.py::test_", "tests/objectives/test_text_noise.py::test_"
 TEST_SEQ2SEQ, TEST_PREFIX = "tests/objectives/test_seq2seq.py::test_", "tests/objectives/test_prefix_lm.py::test_"
 
+PREFIXED, TEST_PREFIXED = "pretrainx/models/prefixed_decoder.py", "tests/models/test_prefixed_decoder.py::test_"
+
 SPANS_AND_NOISE = [
     Mutant(
         "half-up",
@@ -129,5 +131,37 @@ SPANS_AND_NOISE = [
         "jnp.arange(cache.key.shape[2]) < tokens.shape[1]",
         "jnp.arange(cache.key.shape[2]) < added",
         TEST_PREFIX + "a_prompt_is_the_prefix",
+    ),
+    Mutant(
+        "behind padding",
+        "a decoder's targets stand behind the padding of their source",
+        PREFIXED,
+        "return segments.sum(1, dtype=jnp.int32)[:, None] + numbers",
+        "return 0 * segments.sum(1, dtype=jnp.int32)[:, None] + segments.shape[1] + numbers",
+        TEST_PREFIXED + "equal_to_the_rows_without_padding",
+    ),
+    Mutant(
+        "source causal",
+        "a decoder reads its source causally",
+        PREFIXED,
+        "(jnp.concatenate([source_segments, each], 1) for each in (read, 0 * read))",
+        "(jnp.concatenate([s, each], 1) for s, each in ((source_segments, read), (0 * source_segments, 0 * read)))",
+        TEST_PREFIXED + "equal_to_the_rows_without_padding",
+    ),
+    Mutant(
+        "own past lost",
+        "what a decoder writes does not see what it wrote before",
+        PREFIXED,
+        "(0, places - width)], constant_values=1)",
+        "(0, places - width)])",
+        TEST_PREFIXED + "decoding_with_a_cache_is_the_whole_row",
+    ),
+    Mutant(
+        "one dropout",
+        "source and targets of a decoder lose the same entries",
+        PREFIXED,
+        ", part=1)",
+        ")",
+        TEST_PREFIXED + "source_and_targets_lose_other_entries",
     ),
 ]

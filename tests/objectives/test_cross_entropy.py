@@ -11,6 +11,7 @@ from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules, constrain
+from toys.compiled import loops
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 3, 12, 5, 17
 rng = np.random.default_rng(0)
@@ -193,17 +194,6 @@ def test_a_frozen_head_has_no_gradient_product():
 )
 def test_chunks_for(rows, length, vocabulary, wanted):
     assert cross_entropy.chunks_for(rows, length, vocabulary) == wanted
-
-
-def loops(text):
-    """The instructions inside the loops of a compiled program."""
-    bodies, name, found = set(re.findall(r"body=%?([\w.\-]+)", text)), None, []
-    for line in text.splitlines():
-        if line and not line.startswith(" "):
-            name = line.split()[0].lstrip("%")
-        elif name in bodies:
-            found.append(line)
-    return found
 
 
 def test_one_collective_for_all_chunks():

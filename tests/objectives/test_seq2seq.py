@@ -14,7 +14,7 @@ from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
-from pretrainx.models.sizes import encoder_decoder_flops_per_row
+from pretrainx.models.sizes import encoder_decoder_flops_per_row, prefixed_decoder_flops_per_row
 from pretrainx.objectives import spans
 from pretrainx.objectives.denoising import DenoisingConfig
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
@@ -287,6 +287,12 @@ def test_flops_are_of_the_shapes_that_are_read(name):
     seen = observed(objective, batch(objective))
     widths = seen.inputs["source"].shape[1], seen.inputs["tokens"].shape[1]
     counted = encoder_decoder_flops_per_row(objective.model.config, VOCABULARY.size, *widths)
+    assert objective.flops_per_row() == counted
+
+
+def test_flops_of_a_decoder_with_a_source():
+    objective = build("span_corruption", model=DecoderConfig(width=16, depth=1, heads=2))
+    counted = prefixed_decoder_flops_per_row(objective.model.config, VOCABULARY.size, *objective.widths)
     assert objective.flops_per_row() == counted
 
 
