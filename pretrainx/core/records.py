@@ -65,6 +65,40 @@ class ImageRows:
         return found | {"valid": jax.ShapeDtypeStruct((rows,), jnp.bool_)}
 
 
+@dataclass(frozen=True)
+class PairRows:
+    """The rows that an objective reads from a set of pictures with captions.
+
+    A caption is [bos] ids [eos] pad ...; one that is too long is cut, so that both ends stay. The first of a picture is the
+    full one. Rows of captions that a picture does not have hold an empty caption.
+
+    Attributes:
+      size, channels: of the pictures as they are stored, uint8[S, S, C].
+      width: W, tokens of a caption.
+      captions: K, the most captions of a picture that a row brings, the first ones.
+      begin: whether captions begin with "bos".
+      fields: what is given beside these: "label" or nothing.
+    """
+
+    size: int
+    channels: int
+    width: int
+    captions: int = 1
+    begin: bool = True
+    fields: tuple[str, ...] = ()
+
+    def spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """{field: shape and dtype} of a batch: "image", "tokens" of all captions, "captions" (how many of the K are real, at
+        least 1), the fields, and "valid"."""
+        found = {
+            "image": jax.ShapeDtypeStruct((rows, self.size, self.size, self.channels), jnp.uint8),
+            "tokens": jax.ShapeDtypeStruct((rows, self.captions, self.width), jnp.int32),
+            "captions": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        }
+        found |= {name: jax.ShapeDtypeStruct((rows,), jnp.int32) for name in self.fields}
+        return found | {"valid": jax.ShapeDtypeStruct((rows,), jnp.bool_)}
+
+
 def rows_of_task(task: str, share: float, rows: int) -> int:
     """How many of a batch's rows a task of a mixture has; ConfigError where they are not a whole number above 0.
 

@@ -95,6 +95,8 @@ class StackConfig:
     key_bias = True
     layer_scale = 0.0
     drop_path = 0.0
+    inner_mlp = False
+    memory_norm = False
 
     def __post_init__(self):
         for name, whole, parts in (
@@ -232,12 +234,17 @@ class Block(nn.Module):
         def read(y):
             nonlocal memory
             cross = CrossAttention(config, spread, precision, name="cross")
-            memory = cross.read(around.memory) if memory is None else memory
+            if memory is None:
+                read = around.memory
+                if config.memory_norm:
+                    read = Norm(config.norm, config.norm_epsilon, precision, name="memory_norm")(read)
+                memory = cross.read(read)
             return cross(y, memory, around.source_segments)
 
-        branches = {"attention": attend, "cross": read, "mlp": MLP(config, spread, precision, name="mlp")}
-        if not self.cross:
-            del branches["cross"]
+        branches = {"attention": attend, "mlp": MLP(config, spread, precision, name="mlp")}
+        if self.cross:
+            inner = {"inner_mlp": MLP(config, spread, precision, name="inner_mlp")} if config.inner_mlp else {}
+            branches = {"attention": attend, **inner, "cross": read, "mlp": branches["mlp"]}
         for index, (name, branch) in enumerate(branches.items()):
             norm = Norm(config.norm, config.norm_epsilon, precision, name=f"{name}_norm")
             y = branch(norm(x) if config.norm_first else x)

@@ -10,13 +10,14 @@ from flax import linen as nn
 
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
+from pretrainx.models.attention_pool import MapHead
 from pretrainx.models.layers import ACTIVATIONS, LAWS, Linear, Norm, Precision, Spread, dropout, wide
 from pretrainx.models.patches import patchify, relative_index, sincos_table
 from pretrainx.models.stack import Around, StackConfig, stacked
 from pretrainx.parallel.rules import constrain, constrain_groups, row_groups
 
 POSITIONS = ("learned", "sincos", "relative", "none")
-POOLS = ("class", "mean")
+POOLS = ("class", "mean", "map")
 INITIAL = ("truncated", "normal", "xavier")
 
 
@@ -31,11 +32,13 @@ class VitConfig(StackConfig):
       positions: "learned" table, "sincos": constants of row and column (MAE, MoCo v3), "relative": biases of the scores by
         how far patches lie apart, one table for all blocks (BEiT), or "none".
       class_token: a learned token stands before the patches.
-      pool: the feature is the "class" token's, or the "mean" over patches.
+      pool: the feature is the "class" token's, the "mean" over patches, or what a learned query reads of all tokens ("map",
+        SigLIP).
       pool_norm: the norm comes after the mean over patches, not before it.
       layer_scale: each branch is multiplied by learned factors that start here; 0 is no such factors (BEiT-B 0.1, -L 1e-5).
       drop_path: rate at which the last block's branches are left out of a row; it rises from 0 at the first, linearly.
-      key_bias: keys have a bias (BEiT: not).
+      key_bias: keys have a bias (BEiT: not); patch_bias: the product with a patch's pixels has (CLIP: not).
+      embedding_norm: a norm comes before the blocks (CLIP).
       norm_first: norms at the input of each branch and once at the end.
       initial: "truncated" or whole "normal" of initial_std, or "xavier": uniform by a matrix's inputs and outputs (MAE).
       mask_token: there is a learned token for hidden patches (BEiT).
@@ -53,6 +56,8 @@ class VitConfig(StackConfig):
     layer_scale: float = field(default=0.0, metadata={"min": 0})
     drop_path: float = field(default=0.0, metadata={"min": 0, "max": 0.99})
     key_bias: bool = True
+    patch_bias: bool = True
+    embedding_norm: bool = False
     norm_first: bool = True
     initial: str = field(default="truncated", metadata={"choices": INITIAL})
     mask_token: bool = False
@@ -178,7 +183,7 @@ class Vit(nn.Module):
         inputs, outputs = (("patch", config.patch**2 * self.channels),), (("embed", width),)
         law = "normal" if config.initial == "xavier" else config.initial
         std = xavier(inputs[0][1], width) if config.initial == "xavier" else config.initial_std
-        self.patches = Linear(inputs, outputs, std, True, precision, law=config.spread(config.depth).law)
+        self.patches = Linear(inputs, outputs, std, config.patch_bias, precision, law=config.spread(config.depth).law)
         token = nn.with_logical_partitioning(LAWS[law](config.initial_std), ("embed",))
         if config.class_token:
             self.class_token = self.param("class_token", token, (width,), precision.params)
@@ -190,6 +195,10 @@ class Vit(nn.Module):
             self.relative = PatchBias(self.grid, config.heads, config.class_token, precision)
         self.layers = stacked(config, precision, config.depth, causal=False)
         norm = lambda: Norm(config.norm, config.norm_epsilon, precision)
+        if config.embedding_norm:
+            self.embedding_norm = norm()
+        if config.pool == "map":
+            self.map_head = MapHead(config, precision)
         if config.pool_norm:
             self.pool_norm = norm()
         elif config.norm_first:
@@ -237,6 +246,8 @@ class Vit(nn.Module):
         if config.class_token:
             first = self.class_token if table is None else self.class_token + table[0]
             x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, config.width)).astype(x.dtype), x], 1)
+        if config.embedding_norm:
+            x = self.embedding_norm(x)
         x = dropout(x.astype(self.precision.compute), config.dropout, keys, 2 * config.depth)
         return constrain(x, "batch", "length", "act_embed")
 
@@ -268,6 +279,8 @@ class Vit(nn.Module):
         """The picture's features [B, D] of hidden [B, 1 + n, D]."""
         if self.config.pool == "class":
             return hidden[:, 0]
+        if self.config.pool == "map":
+            return self.map_head(hidden)
         x = wide(hidden[:, int(self.config.class_token) :]).mean(1).astype(hidden.dtype)
         return self.pool_norm(x) if self.config.pool_norm else x
 

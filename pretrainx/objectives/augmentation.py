@@ -18,6 +18,7 @@ one of them to the front, as the code of MoCo v1 and of BEiT does.
 | dino_local (3/7 of the side) | 0.05 .. 0.4 | bicubic | .5 | .8 (.4, .4, .2, .1) | .2 | .5 | - |
 | mae | 0.2 .. 1 | bicubic | .5 | - | - | - | - |
 | beit | 0.08 .. 1 | bicubic | .5 | 1 (.4, .4, .4, 0), first | - | - | - |
+| clip (as open_clip has it) | 0.9 .. 1 | bicubic | - | - | - | - | - |
 | probe | 0.08 .. 1 | bicubic | .5 | - | - | - | - |
 | grey (small grey pictures) | 0.2 .. 1 | bilinear | .5 | .8 (.4, .4, 0, 0) | - | - | - |
 | none (resized to the size) | whole | bicubic | - | - | - | - | - |
@@ -157,6 +158,7 @@ SETTINGS = {
     "mae": Augmentation(crop=(0.2, 1.0)),
     "beit": Augmentation(jitter_probability=1.0, jitter=(0.4, 0.4, 0.4, 0.0), jitter_first=True),
     "probe": Augmentation(),
+    "clip": Augmentation(crop=(0.9, 1.0), flip=0.0),
     "grey": Augmentation(crop=(0.2, 1.0), method="bilinear", jitter_probability=0.8, jitter=(0.4, 0.4, 0.0, 0.0)),
     "none": Augmentation(crop=(1.0, 1.0), flip=0.0),
 }

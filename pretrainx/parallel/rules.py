@@ -125,6 +125,11 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return x if rules is None else jax.lax.with_sharding_constraint(x, rules.sharding(names, x.shape))
 
 
+def in_force() -> Rules | None:
+    """The rules that are bound, or None."""
+    return _RULES.value
+
+
 def row_groups(rows: int) -> int:
     """Into how many groups the mesh in force lays so many rows of a batch; 1 where it keeps them together."""
     rules = _RULES.value

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from contract import pictures
+from contract import pairs, pictures
 from pretrainx.adapt.mixture import Mixture
 from pretrainx.adapt.mixture_of_denoisers import Denoiser, MixtureOfDenoisersConfig
 from pretrainx.core import paths
@@ -113,7 +113,7 @@ def text(kind, config=CONFIG, **extra):
     return kind(model, VOCABULARY, LENGTH, **extra)
 
 
-CASES = pictures.CASES | {
+CASES = pictures.CASES | pairs.CASES | {
     "autoregressive": lambda: text(Autoregressive),
     "autoregressive, llama packed": lambda: text(Autoregressive, LLAMA, segmented=True),
     "masked_lm": lambda: built(
@@ -129,8 +129,8 @@ CASES = pictures.CASES | {
     "mixture_of_denoisers": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), T5),
     "mixture_of_denoisers, decoder": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), LLAMA_WHOLE),
     "queue": lambda: text(Moco),
-    "clip": lambda: text(Clip),
-    "coca": lambda: text(Coca),
+    "toy clip": lambda: text(Clip),
+    "toy coca": lambda: text(Coca),
     "codebook": lambda: text(Codebook),
     "lora(autoregressive)": lambda: Lora(text(Autoregressive)),
     "bottleneck(autoregressive)": lambda: Bottleneck(text(Autoregressive)),
@@ -152,6 +152,8 @@ def make_batch(objective, rows=ROWS, seed=0):
     def fill(spec):
         if "valid" not in spec:
             return {name: fill(part) for name, part in spec.items()}
+        if "captions" in spec:
+            return pairs.fields(spec, rng) | {"valid": np.arange(rows) != 2}
         if "image" in spec:
             return pictures.fields(spec, rng) | {"valid": np.arange(rows) != 2}
         count, width = spec["tokens"].shape

@@ -80,7 +80,7 @@ CASES = {
     "classification": lambda: built(ClassificationConfig(augment=COLOUR), RESNET),
 }
 # With statistics of the rows at hand: microbatches change them, and so these are compared at equal microbatches.
-OF_MICROBATCHES = ("simclr, batch norm", "moco, shuffled groups", "classification")
+OF_MICROBATCHES = ("simclr, batch norm", "moco, shuffled groups", "classification", "clip, batch norm")
 OF_MICROBATCHES += ("moco, batch norm", "moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm")
 # Figures of the rows of a microbatch, where the loss does not couple rows: means of them, not those of the batch.
 FIGURES = ("embedding_std", "embedding_rank", "alignment", "uniformity", "teacher_entropy")

@@ -91,10 +91,10 @@ def test_teacher_moves_once_with_the_next_step_s_momentum():
         jax.tree.map(close, seen[step + 1].extras["teacher"], wanted)
 
 
-@pytest.mark.xdist_group("clip")
+@pytest.mark.xdist_group("toy clip")
 def test_temperature_is_clamped_after_the_update():
     """Started at 5, above ln 100: it has a gradient (a clamp in the forward pass has none) and lands on the cap."""
-    run = prepare("clip", objective=text(Clip, temperature=5.0), noise=False)
+    run = prepare("toy clip", objective=text(Clip, temperature=5.0), noise=False)
     assert run.state.params["scale"] == 5.0
     state, _ = run.step(run.state, run.place(make_batch(run.objective)))
     assert abs(float(state.params["scale"]) - 4.605170185988092) < 1e-12
@@ -220,10 +220,10 @@ def test_prompt_starts_as_rows_of_the_restored_vocabulary():
     assert set(state.params) == {"prompt"} and np.abs(state.params["prompt"]).min() > 0
 
 
-@pytest.mark.xdist_group("coca")
+@pytest.mark.xdist_group("toy coca")
 def test_coefficient_schedule_of_one_term_of_two():
     """CoCa's caption term: its schedule falls from 2 to 1 over four steps, the contrastive one stays 1."""
-    run = trace("coca")
+    run = trace("toy coca")
     for step in range(STEPS):
         metrics = run.metrics[step]
         tokens = make_batch(run.run.objective, seed=step)["tokens"]

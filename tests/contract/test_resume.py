@@ -15,7 +15,7 @@ from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.restore import restore_params, restore_step
 
-KINDS = ["queue", "clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
+KINDS = ["queue", "toy clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
 KINDS += ["moco", "moco, shuffled groups", "simclr, batch norm", "beit", "vq_vae", "dino"]
 KINDS += ["moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm"]
 ONLY_CI = (
@@ -163,7 +163,7 @@ def test_another_optimizer_on_a_mesh(tmp_path):
 @pytest.mark.xdist_group("ewc(clip)")
 def test_anchor_is_taken_after_init_from(tmp_path):
     """A run started from another: its parameters are taken over, and EWC's anchor is those, not the initial ones."""
-    source = trace("clip")
+    source = trace("toy clip")
     save(source.run, source.states[3], tmp_path)
     run = prepare("ewc(clip)", noise=False)
     given, step, lines = restore_params(tmp_path, like(run).full_params())
@@ -176,7 +176,7 @@ def test_anchor_is_taken_after_init_from(tmp_path):
 
 @pytest.mark.xdist_group("lora(coca)")
 def test_init_from_lists_what_is_missing(tmp_path):
-    source = trace("clip")
+    source = trace("toy clip")
     save(source.run, source.states[3], tmp_path)
     run = prepare("lora(coca)", noise=False)
     given, _, lines = restore_params(tmp_path, like(run).full_params())

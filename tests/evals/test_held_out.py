@@ -93,10 +93,10 @@ def test_averaged_parameters_are_evaluated(run):
 @pytest.mark.xdist_group("held_out")
 def test_coupled_objective():
     """The couple of a contrastive objective is scored, its temperature used, its metrics averaged."""
-    clip = prepare("clip")
+    clip = prepare("toy clip")
     values = held_out(clip, [make_batch(clip.objective)])(clip.state.full_params(), clip.state.extras, 0)
     assert 0 < values["loss"] < 5 and 0 <= values["metric/accuracy"] <= 1
-    assert ROWS == 16 and "clip" in CASES
+    assert ROWS == 16 and "toy clip" in CASES
 
 
 @pytest.mark.xdist_group("held_out")
