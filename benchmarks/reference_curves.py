@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put them into the docstrings")
     given = parser.parse_args()
     for path in given.paths or sorted(
-        path for family in ("mlm", "seq2seq", "vision") for path in CONFIGS.glob(f"{family}/*.py")
+        path for family in ("mlm", "seq2seq", "vision", "image_text") for path in CONFIGS.glob(f"{family}/*.py")
     ):
         with tempfile.TemporaryDirectory() as directory:
             found = sentence([losses(path, seed, Path(directory) / str(seed)) for seed in (0, 1)])

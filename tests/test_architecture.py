@@ -84,7 +84,8 @@ def calls(path):
         (("make_mesh", "Mesh", "create_device_mesh"), "parallel/mesh.py"),
         (("with_sharding_constraint", "make_user_context"), "parallel/rules.py"),
         (("logical_axis_rules", "with_logical_constraint", "set_logical_axis_rules"), "nowhere"),
-        (("set_mesh", "use_mesh", "pmap", "pjit", "shard_map"), "nowhere"),
+        (("set_mesh", "use_mesh", "pmap", "pjit"), "nowhere"),
+        (("shard_map", "ppermute"), "parallel/ring.py"),
         (("intercept_methods",), "nowhere"),
     ],
 )

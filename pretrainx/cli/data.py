@@ -1,17 +1,20 @@
-"""The commands on data: tokenizer, prepare, inspect, verify, fetch. What is of text and what of pictures is told apart here."""
+"""The commands on data: tokenizer, prepare, inspect, verify, fetch. What is of text, pictures and pairs is told apart here."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretrainx.cli.arguments import Arguments, Command, Flag, whole_number
 from pretrainx.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pretrainx.data.prepared import PreparedText
-    from pretrainx.data.prepared_images import PreparedImages
+    from pretrainx.data.prepared_images import PreparedPictures
     from pretrainx.runs.recipe import Recipe
+
+
+CAPTIONED, CAPTIONED_ACROSS = 256, 4  # pixels of a picture with a caption at least; how many are in a line
 
 
 def _recipe(arguments: Arguments) -> Recipe:
@@ -22,7 +25,7 @@ def _recipe(arguments: Arguments) -> Recipe:
 
 
 def _tokenizer(arguments: Arguments) -> int:
-    from pretrainx.data.text import train_tokenizer
+    from pretrainx.data import pairs, text
 
     recipe, output = _recipe(arguments), Path(arguments.flags["output"])
     if not hasattr(recipe.data, "tokenizer"):
@@ -36,7 +39,8 @@ def _tokenizer(arguments: Arguments) -> int:
             why="a tokenizer that runs were prepared with must stay what it is",
             do="name another, or remove it",
         )
-    tokenizer, held_out, tokens = train_tokenizer(recipe.data)
+    train = pairs.train_tokenizer if isinstance(recipe.data, pairs.PairConfig) else text.train_tokenizer
+    tokenizer, held_out, tokens = train(recipe.data)
     output.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
     print(f"{output}: {tokenizer.vocabulary.size} ids, sha256 {tokenizer.digest[:12]}")
@@ -98,18 +102,31 @@ def _columns(rows: list[tuple[str, ...]]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
 
 
-def _summarise_pictures(pictures: PreparedImages) -> None:
+def _summarise_pictures(pictures: PreparedPictures) -> None:
     """Counts of each split, the form, and the statistics that pictures are normalised with."""
-    rows = [("split", "pictures", "skipped", "of each class", "sha256")]
+    rows, splits = [("split", "pictures", "skipped", "of each class", "sha256")], pictures.meta["splits"]
     for split in pictures.splits:
-        facts = pictures.meta["splits"][split]
+        facts = splits[split]
         each = f"{min(facts['counts']):,} to {max(facts['counts']):,}" if facts["counts"] else "no labels"
         rows.append((split, f"{facts['pictures']:,}", f"{len(facts['bad']):,}", each, facts["digest"][:12]))
     _columns(rows)
+    if captions := {split: facts["captions"] for split in pictures.splits if "captions" in (facts := splits[split])}:
+        _summarise_captions(captions)
+        print(f"vocabulary {pictures.tokenizer.vocabulary.size}, tokenizer {pictures.tokenizer.digest[:12]}")
     about = pictures.images
     numbers = lambda values: " ".join(f"{value:.4f}" for value in values)
     print(f"{pictures.directory}: {about.size} x {about.size} x {about.channels}, {len(about.classes)} classes")
     print(f"mean {numbers(about.mean)}, deviation {numbers(about.std)}")
+
+
+def _summarise_captions(splits: dict[str, dict[str, Any]]) -> None:
+    """Counts of the captions of each split."""
+    rows = [("captions of", "number", "tokens", "empty", "cut", "of several pictures", "sha256")]
+    for split, facts in splits.items():
+        numbers = [f"{facts[name]:,}" for name in ("captions", "tokens", "empty", "cut", "duplicates")]
+        numbers[3] += f" at {facts['cut_at']}"
+        rows.append((split, *numbers, facts["digests"]["tokens"][:12]))
+    _columns(rows)
 
 
 def _inspect(arguments: Arguments) -> int:
@@ -166,12 +183,12 @@ def _show(recipe: Recipe, text: PreparedText, step: int, count: int) -> None:
             print("\n".join(examples.lines(text.tokenizer, part, seen, row)))
 
 
-def _show_pictures(recipe: Recipe, pictures: PreparedImages, step: int, count: int, output: Path) -> None:
+def _show_pictures(recipe: Recipe, pictures: PreparedPictures, step: int, count: int, output: Path) -> None:
     """Rows of a step's batch: what is known of them is printed, and they and what `observe` makes of them drawn in a file."""
     import jax
     import numpy as np
 
-    from pretrainx.evals.contact_sheet import contact_sheet
+    from pretrainx.evals.contact_sheet import ACROSS, contact_sheet
     from pretrainx.evals.pictures import save
     from pretrainx.objectives.pixels import denormalised
     from pretrainx.runs import examples
@@ -182,20 +199,28 @@ def _show_pictures(recipe: Recipe, pictures: PreparedImages, step: int, count: i
     batch, count = rows.batch(step), min(count, rows.batch_size)
     print(f"step {step}: {rows.batch_size} rows, batch hash {rows.record_hash(step)}, epoch {rows.epoch(step)}")
     observation = examples.observed(objective, recipe.seed, step, batch)
-    # Labels of all rows: objectives that read none are shown them too.
+    # Labels and captions of all rows: objectives that read none are shown them too.
     labels = pictures.arrays("train")[1]
+    captions = pictures.captions("train") if pictures.tokenizer else None
     names = []
     for row, number in enumerate(rows.numbers(step)[:count].tolist()):
         names.append(about.classes[labels[number]] if labels is not None else f"number {number}")
         print(f"\nrow {row}: number {number}" + (f", {names[-1]}" if labels is not None else ""))
-        print("\n".join(examples.lines(None, batch, observation, row)))
+        if captions:
+            names[-1] = captions[number][0]
+            print("\n".join(f"caption  {' '.join(caption.split())}" for caption in captions[number]))
+        print("\n".join(examples.lines(pictures.tokenizer, batch, observation, row)))
     views = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(observation.inputs):
         leaf = np.asarray(leaf)[:count]
         if leaf.ndim == 4 and leaf.shape[-1] == about.channels:
             plain = leaf.dtype == np.uint8 or path[0].key in objective.unit_pictures
             views.append(leaf if plain else np.asarray(denormalised(leaf, about)))
-    save(contact_sheet([batch["image"][:count], *views], names), output)
+    cells = [batch["image"][:count], *views]
+    if captions:  # a caption needs room to be read
+        times = [max(CAPTIONED // each.shape[1], 1) for each in cells]
+        cells = [each.repeat(scale, 1).repeat(scale, 2) for scale, each in zip(times, cells, strict=True)]
+    save(contact_sheet(cells, names, CAPTIONED_ACROSS if captions else ACROSS), output)
     print(f"\n{output}: {count} pictures" + (f", each above {len(views)} as the model sees it" if views else ""))
 
 
@@ -219,13 +244,13 @@ def _fetch(arguments: Arguments) -> int:
     if "list" in arguments.flags:
         print("\n".join(fetch.table()))
         return 0
-    names, archive = arguments.positionals, arguments.flags.get("from")
-    if archive and len(names) > 1:
+    names, archives = arguments.positionals, arguments.flags.get("from")
+    if archives and len(names) > 1:
         raise ConfigError(
             "an archive is of one set", where="--from", why=f"sets: {', '.join(names)}", do="fetch them one at a time"
         )
     for name in names:
-        directory = fetch.fetch(name, arguments.flags["dest"], archive)
+        directory = fetch.fetch(name, arguments.flags["dest"], archives.split(",") if archives else ())
         print(fetch.advice(ENTRIES[name], directory))
     return 0
 
@@ -272,7 +297,11 @@ COMMANDS = (
         _fetch,
         (
             Flag("dest", "the directory in which DIR/NAME is made", "DIR", required=True),
-            Flag("from", "use this archive instead of downloading", "ARCHIVE"),
+            Flag(
+                "from",
+                "use this archive (of a set made from several: all, commas between) instead of downloading",
+                "ARCHIVE",
+            ),
             Flag("list", "show all sets and stop"),
         ),
         positionals="NAME",

@@ -19,11 +19,12 @@ from pretrainx.core.errors import DataError
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
 
 
-def extract(archive: Path, patterns: tuple[str, ...], into: Path) -> list[str]:
+def extract(archive: Path, patterns: tuple[str, ...], into: Path, links: bool = False) -> list[str]:
     """Writes the members whose whole name matches one of `patterns` below `into`; their names, sorted.
 
     Names are as in the archive, without a leading "./". Raises DataError for a damaged or unknown archive, a pattern
-    that matches nothing, a member that is a link, and any member, wanted or not, whose path is absolute or climbs up.
+    that matches nothing, a member that is a link (with `links` it is passed over: second names of other members), and any
+    member, wanted or not, whose path is absolute or climbs up.
     """
     found: list[str] = []
     try:
@@ -33,6 +34,8 @@ def extract(archive: Path, patterns: tuple[str, ...], into: Path) -> list[str]:
                 if not any(re.fullmatch(pattern, name) for pattern in patterns):
                     continue
                 if not regular:
+                    if links:
+                        continue
                     raise _unusable(archive, f"the member {name} is no regular file")
                 path = into / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,9 +98,14 @@ def _data_of_deb(archive: Path) -> IO[bytes]:
     raise _unusable(archive, "it holds no data.tar")
 
 
-def _refuse_climbing(name: str, archive: Path) -> None:
+def climbs(name: str) -> bool:
+    """Whether a relative path would leave its directory."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
+    return path.is_absolute() or ".." in path.parts or "\\" in name
+
+
+def _refuse_climbing(name: str, archive: Path) -> None:
+    if climbs(name):
         raise _unusable(archive, f"the member {name!r} would be written outside its directory")
 
 

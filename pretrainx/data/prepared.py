@@ -12,7 +12,8 @@ import numpy as np
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.core.records import TextRows, rows_of_task
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.data.directory import check_file, damaged, read_description
+from pretrainx.data import stored_tokenizer
+from pretrainx.data.directory import check_file, read_description
 from pretrainx.data.fields import Marks
 from pretrainx.data.held_out import HeldOutTasks, HeldOutText
 from pretrainx.data.rows import MixedRows, Rows, TrainingRows, own_seed
@@ -285,11 +286,5 @@ def open_prepared(directory: str | Path, weights: tuple[float, ...] = ()) -> Pre
         for split, path, expected in files_of(directory, part):
             tokens = f"{part['splits'][split]['tokens']} {meta['dtype']} tokens of the split {split}"
             check_file(Path(path), expected, tokens)
-    path = directory / TOKENIZER
-    if not path.is_file():
-        raise damaged(path, "no such file")
-    asked = meta["preparing"]
-    tokenizer = Tokenizer.load(path, tuple(asked.get("specials", ())), asked.get("sentinels", 0))
-    if tokenizer.digest != meta["tokenizer"]:
-        raise damaged(path, f"sha256 {tokenizer.digest[:12]}..., prepared with {meta['tokenizer'][:12]}...")
+    tokenizer = stored_tokenizer.opened(directory / TOKENIZER, meta)
     return PreparedText(tokenizer, tokenizer.vocabulary, directory, meta, weights)

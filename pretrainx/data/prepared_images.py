@@ -11,7 +11,7 @@ import numpy as np
 
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.core.images import Images
-from pretrainx.core.records import ImageRows
+from pretrainx.core.records import ImageRows, PairRows
 from pretrainx.data.directory import check_file, damaged, read_description
 from pretrainx.data.rows import Batch, Rows, TrainingRows
 
@@ -38,6 +38,10 @@ class PictureRows(Rows):
         found = {"image": self._images[numbers]}
         return found | {name: np.asarray(self._labels[numbers], np.int32) for name in self.reads.fields}
 
+    def nothing(self, count: int) -> Batch:
+        """A batch of so many black pictures, none of them valid."""
+        return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in self.reads.spec(count).items()}
+
     def too_few(self, batch_size):
         return DataError(
             "there are fewer training pictures than one batch takes",
@@ -55,7 +59,7 @@ class HeldOutPictures:
     count: int
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """What `rows.reads.spec(batch_size)` says; rows that fill the last batch are black and have `valid` False.
+        """What `rows.reads.spec(batch_size)` says; rows that fill the last batch are `rows.nothing`, with `valid` False.
 
         Raises DataError for a split without pictures.
         """
@@ -68,7 +72,7 @@ class HeldOutPictures:
             )
         for first in range(0, self.count, batch_size):
             numbers = range(first, min(first + batch_size, self.count))
-            batch = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in self.rows.reads.spec(batch_size).items()}
+            batch = self.rows.nothing(batch_size)
             for name, values in self.rows.rows(numbers).items():
                 batch[name][: len(numbers)] = values
             batch["valid"][: len(numbers)] = True
@@ -76,7 +80,7 @@ class HeldOutPictures:
 
 
 @dataclass(frozen=True)
-class PreparedImages:
+class PreparedPictures:
     """Pictures of a training and a held-out split, and of a test split where the source has one.
 
     The last two are in the order of the hashes of their names, so that the first so many are of all classes.
@@ -92,16 +96,6 @@ class PreparedImages:
     images: Images
     directory: Path
     meta: dict[str, Any]
-
-    @property
-    def about(self) -> Images:
-        """What models and objectives are built for."""
-        return self.images
-
-    @property
-    def tokenizer(self) -> None:
-        """Pictures have none."""
-        return None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,8 +134,11 @@ class PreparedImages:
         labels = None if facts["labels_digest"] is None else np.memmap(labels_of(self.directory, split), "<i4", "r")
         return images, labels
 
-    def rows(self, split: str, reads: ImageRows) -> PictureRows:
-        """The rows of a split that an objective reads. Raises ConfigError for a form or a label that pictures do not have."""
+    def checked(self, split: str, reads: ImageRows | PairRows) -> tuple[np.ndarray, np.ndarray | None]:
+        """The arrays of a split, for an objective that reads these rows.
+
+        Raises ConfigError for a form or a label that pictures do not have.
+        """
         asked = (reads.size, reads.size, reads.channels)
         images, labels = self.arrays(split)
         if images.shape[1:] != asked:
@@ -158,17 +155,17 @@ class PreparedImages:
                 why=f"no picture of the split {split!r} has a label",
                 do="use a source with labels (such as one directory for each class), or an objective without",
             )
-        return PictureRows(images, labels, reads)
+        return images, labels
 
-    def training_rows(self, reads: ImageRows, batch_size: int, seed: int) -> TrainingRows:
-        """The training batches by step."""
-        return TrainingRows(self.rows("train", reads), batch_size, seed)
+    def rows(self, split: str, reads: Any) -> PictureRows:
+        """The rows of a split that an objective reads. Raises ConfigError for what the pictures do not have."""
+        raise TypeError(f"{type(self).__name__} must give its rows")
 
-    def epochs(self, rows: int, reads: ImageRows) -> dict[str, float]:
+    def epochs(self, rows: int, reads: Any) -> dict[str, float]:
         """{"": how often all pictures are read by the first `rows` training rows}."""
         return {"": rows / self.meta["splits"]["train"]["pictures"]}
 
-    def held_out(self, part: str, reads: ImageRows, limit: int = 0, split: str = "held_out") -> HeldOutPictures:
+    def held_out(self, part: str, reads: Any, limit: int = 0, split: str = "held_out") -> HeldOutPictures:
         """Held-out pictures (or those of another split), the first `limit` of them where that is above 0."""
         if part not in self.names:
             raise ConfigError(
@@ -177,8 +174,8 @@ class PreparedImages:
         rows = self.rows(split, reads)
         return HeldOutPictures(rows, min(limit, len(rows)) if limit else len(rows))
 
-    def fingerprint(self, seed: int, batch_size: int, reads: ImageRows) -> dict[str, Any]:
-        """What decides which pictures a step reads, as plain JSON values; equal on every machine that has the same data."""
+    def _fingerprint(self, seed: int, batch_size: int, reads: ImageRows | PairRows) -> dict[str, Any]:
+        """What of a fingerprint is of the pictures."""
         train, held_out = (self.meta["splits"][split] for split in ("train", "held_out"))
         source = {
             **self.meta["source"],
@@ -198,8 +195,34 @@ class PreparedImages:
             "channels": reads.channels,
             "fields": list(reads.fields),
             "images": self.images.as_json(),
-            "transforms": list(TRANSFORMS),
         }
+
+
+@dataclass(frozen=True)
+class PreparedImages(PreparedPictures):
+    """Pictures without captions."""
+
+    @property
+    def about(self) -> Images:
+        """What models and objectives are built for."""
+        return self.images
+
+    @property
+    def tokenizer(self) -> None:
+        """Pictures have none."""
+        return None
+
+    def rows(self, split: str, reads: ImageRows) -> PictureRows:
+        """The rows of a split that an objective reads. Raises ConfigError for a form or a label that pictures do not have."""
+        return PictureRows(*self.checked(split, reads), reads)
+
+    def training_rows(self, reads: ImageRows, batch_size: int, seed: int) -> TrainingRows:
+        """The training batches by step."""
+        return TrainingRows(self.rows("train", reads), batch_size, seed)
+
+    def fingerprint(self, seed: int, batch_size: int, reads: ImageRows) -> dict[str, Any]:
+        """What decides which pictures a step reads, as plain JSON values; equal on every machine that has the same data."""
+        return self._fingerprint(seed, batch_size, reads) | {"transforms": list(TRANSFORMS)}
 
 
 def images_of(directory: Path, split: str) -> Path:
@@ -217,21 +240,26 @@ def open_images(directory: str | Path) -> PreparedImages:
     """
     directory = Path(directory)
     meta = read_description(directory, KIND, FORMAT)
-    images = Images.from_json(meta["images"])
+    return PreparedImages(checked_images(directory, meta), directory, meta)
+
+
+def checked_images(directory: Path, meta: dict[str, Any]) -> Images:
+    """What data.json says of pictures, after the digests of their files were compared with it; else DataError."""
     for split, facts in meta["splits"].items():
         holds = f"{facts['pictures']} pictures of the split {split}"
         check_file(images_of(directory, split), facts["digest"], holds)
         if facts["labels_digest"] is not None:
             check_file(labels_of(directory, split), facts["labels_digest"], f"the labels of {holds}")
-    return PreparedImages(images, directory, meta)
+    return Images.from_json(meta["images"])
 
 
-def verify_images(directory: str | Path) -> list[str]:
-    """A line for each split. Raises DataError naming the first file that is not as it should be.
+def verify_pictures(pictures: PreparedPictures) -> dict[str, str]:
+    """{split: a line on its pictures}. Raises DataError naming the first file that is not as it should be.
 
-    Every file is read: its sha256, its size, the range of labels and how many there are of each class.
+    Every file is read: its size, the range of labels and how many there are of each class (digests were compared when it
+    was opened).
     """
-    pictures, lines = open_images(directory), []
+    lines = {}
     side, channels = pictures.images.size, pictures.images.channels
     for split in pictures.splits:
         facts, path = pictures.meta["splits"][split], images_of(pictures.directory, split)
@@ -246,5 +274,5 @@ def verify_images(directory: str | Path) -> list[str]:
             if np.bincount(labels, minlength=classes).tolist() != facts["counts"]:
                 raise damaged(path, "the classes are not as often as data.json says")
             line += f", {classes} classes of {min(facts['counts']):,} to {max(facts['counts']):,}"
-        lines.append(f"{split}: {line}")
+        lines[split] = line
     return lines

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core.errors import ConfigError, DataError
-from pretrainx.core.records import ImageRows, TextRows
+from pretrainx.core.records import ImageRows, PairRows, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
@@ -24,7 +24,7 @@ class Rows:
       reads: what an objective reads of them: of text, how wide rows are, what neighbours share, and the fields beside "tokens".
     """
 
-    reads: TextRows | ImageRows
+    reads: TextRows | ImageRows | PairRows
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must count its rows")

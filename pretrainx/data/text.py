@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pretrainx.core.errors import ConfigError, DataError, nearest
-from pretrainx.data import prepared, sources
+from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.data import prepared, sources, stored_tokenizer
 from pretrainx.data.corpus import Corpus, Part, SplitWriter, weighted_texts
 from pretrainx.data.directory import once, refuse_another, sync_directory, write_description
 from pretrainx.data.packing import write_documents, write_packing
@@ -163,15 +163,7 @@ def _weights(config: Preparation) -> tuple[float, ...]:
 def _reuse(config: Preparation, directory: Path) -> PreparedText:
     text = prepared.open_prepared(directory, _weights(config))
     refuse_another(directory, text.meta["preparing"], config.preparing())
-    path = Path(config.tokenizer).expanduser()
-    from_file = config.tokenizer not in ("bpe", "bytes") and path.is_file()
-    if from_file and Tokenizer.load(path).digest != text.tokenizer.digest:
-        raise DataError(
-            "the tokenizer changed after the data were prepared",
-            where=f"config.data.tokenizer: {path}",
-            why=f"{directory} was made with another content of that file",
-            do=f"restore the file, or remove {directory} to prepare anew",
-        )
+    stored_tokenizer.refuse_changed(config, directory, text.tokenizer)
     return text
 
 
@@ -255,17 +247,4 @@ def train_tokenizer(config: Preparation) -> tuple[Tokenizer, int, int]:
 
 
 def _tokenizer(config: Preparation, corpora: list[Corpus]) -> Tokenizer:
-    if config.tokenizer == "bytes":
-        return Tokenizer.of_bytes(config.specials, config.sentinels)
-    if config.tokenizer == "bpe":
-        # Held-out text must not even choose the merges.
-        return Tokenizer.train(weighted_texts(corpora), config.vocab_size, config.specials, config.sentinels)
-    path = Path(config.tokenizer).expanduser()
-    if not path.is_file():
-        raise ConfigError(
-            f"unknown tokenizer {config.tokenizer!r}",
-            where="config.data.tokenizer",
-            why=f"it is no file; {nearest(config.tokenizer, ('bpe', 'bytes'))}",
-            do="write 'bpe', 'bytes' or the path of a tokenizer.json",
-        )
-    return Tokenizer.load(path, config.specials, config.sentinels)
+    return stored_tokenizer.chosen(config, lambda: weighted_texts(corpora))

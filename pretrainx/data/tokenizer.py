@@ -24,9 +24,9 @@ SMALLEST = 2 + 256
 # What tokenizers call the special tokens that rows and objectives need, ours first. Rows need the first two.
 SPECIAL_NAMES = {
     "pad": (PAD, "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>"),
-    "eos": (END, "<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>", "[SEP]", "<eos>"),
+    "eos": (END, "<|endoftext|>", "</s>", "<|end_of_text|>", "<end_of_text>", "<|im_end|>", "[SEP]", "<eos>"),
     "mask": ("<|mask|>", "[MASK]", "<mask>"),
-    "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>"),
+    "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<start_of_text>"),
     "cls": ("<|cls|>", "[CLS]", "<s>", "<cls>"),
     "sep": ("<|sep|>", "[SEP]", "</s>"),
 }

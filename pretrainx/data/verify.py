@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from pretrainx.data import prepared_images, prepared_pairs
 from pretrainx.data.directory import damaged, held_kind
 from pretrainx.data.prepared import SPLITS, PreparedText, open_prepared, packed_width, stem_of
-from pretrainx.data.prepared_images import KIND, verify_images
 
 # Tokens looked at together.
 CHUNK = 1 << 22
@@ -18,12 +18,17 @@ CHUNK = 1 << 22
 def verify(directory: str | Path) -> list[str]:
     """A line for each split of each part. Raises DataError naming the first file that is not as it should be.
 
-    Of pictures see `verify_images`. Of text every file is read: its sha256, the range of its ids, the documents, bytes and
-    tokens it holds (bytes only of a tokenizer that loses none), and, where documents are packed, that the rows hold every
-    target of the stream exactly once.
+    Of pictures see `verify_pictures`, of pairs `verify_pairs`. Of text every file is read: its sha256, the range of its
+    ids, the documents, bytes and tokens it holds (bytes only of a tokenizer that loses none), and, where documents are
+    packed, that the rows hold every target of the stream exactly once.
     """
-    if held_kind(directory) == KIND:
-        return verify_images(directory)
+    match held_kind(directory):
+        case prepared_images.KIND:
+            found = prepared_images.verify_pictures(prepared_images.open_images(directory))
+            return [f"{split}: {line}" for split, line in found.items()]
+        case prepared_pairs.KIND:
+            found = prepared_pairs.verify_pairs(prepared_pairs.open_pairs(directory))
+            return [f"{split}: {line}" for split, line in found.items()]
     text, lines = open_prepared(directory), []
     for part in text.names:
         for split in SPLITS:

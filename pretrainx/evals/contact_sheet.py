@@ -34,3 +34,23 @@ def contact_sheet(rows: Sequence[np.ndarray], names: Sequence[str], across: int 
             top += side
         pen.text((left, top), pictures.fitting(name, width, font), fill=pictures.NEUTRAL, font=font)
     return sheet
+
+
+def answers(texts: Sequence[str], found: np.ndarray, right: np.ndarray) -> Image.Image:
+    """A line for each text: it, and below it the pictures found[M, K, S, S, C] for it, the best first; a green line stands
+    under those that are right, bool[M, K]."""
+    side = found.shape[2] * max(CELL // found.shape[2], 1)
+    across, down = side + GAP, side + WORDS + 2 * GAP
+    sheet = Image.new("RGB", (found.shape[1] * across - GAP, len(texts) * down - GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for row, text in enumerate(texts):
+        top = row * down
+        pen.text((0, top), pictures.fitting(text, sheet.width, font), fill=pictures.NEUTRAL, font=font)
+        for column, picture in enumerate(pictures.resized(found[row], found.shape[2])):
+            left = column * across
+            tile = Image.fromarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+            sheet.paste(tile.resize((side, side), Image.Resampling.NEAREST), (left, top + WORDS))
+            if right[row, column]:
+                below = top + WORDS + side
+                pen.rectangle((left, below, left + side - 1, below + 2), fill=pictures.RIGHT)
+    return sheet

@@ -19,14 +19,27 @@ from pretrainx.parallel import distributed
 from pretrainx.parallel.rules import Rules, constrain
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="top_p")
 def continued(
-    objective: Objective, rules: Rules, known: int, params, extras, tokens, starts, temperatures, end, key, source=None
+    objective: Objective,
+    rules: Rules,
+    known: int,
+    params,
+    extras,
+    tokens,
+    starts,
+    temperatures,
+    end,
+    key,
+    source=None,
+    *,
+    top_p: float = 1.0,
 ) -> jax.Array:
     """tokens int32[B, T], of which row b holds starts[b], filled up to T or to `end`; temperature 0 takes the likeliest token.
 
     The first `known` tokens (at least 1, at most the fewest that a row holds) are read at once; after them one token at a
-    time, with a cache of keys and values. What is not filled must hold `end`. `source`: what is read first.
+    time, with a cache of keys and values. What is not filled must hold `end`. `source`: what is read first. `top_p`: tokens are
+    drawn from the likeliest ones that together have this probability (Holtzman et al. 2020).
     """
     with rules.bound():
         cache = objective.cache(params, extras, *tokens.shape, source)
@@ -40,7 +53,8 @@ def continued(
             position, tokens, logits, cache, ended = carry
             noise = jax.random.gumbel(jax.random.fold_in(key, position), logits.shape)
             # The maximum of logits / temperature + Gumbel noise is a draw from the softmax.
-            drawn = jnp.argmax(logits + temperatures[:, None] * noise, axis=-1).astype(tokens.dtype)
+            kept = nucleus(logits, temperatures, top_p) if top_p < 1 else logits
+            drawn = jnp.argmax(kept + temperatures[:, None] * noise, axis=-1).astype(tokens.dtype)
             given = position < starts
             taken = jnp.where(given, tokens[:, position], jnp.where(ended, end, drawn))
             ended |= ~given & (taken == end)
@@ -50,6 +64,16 @@ def continued(
         ended = jnp.zeros(tokens.shape[0], bool)
         tokens = jax.lax.while_loop(unfinished, fill, (known, tokens, logits[:, -1], cache, ended))[1]
         return constrain(tokens, None, None)
+
+
+def nucleus(logits: jax.Array, temperatures: jax.Array, top_p: float) -> jax.Array:
+    """Logits [B, V] with those too low to be drawn that do not belong to the fewest likeliest tokens whose probabilities, at
+    these temperatures [B], sum to `top_p` or more; the likeliest always stays."""
+    shares = jax.nn.softmax(logits / jnp.maximum(temperatures, 1e-6)[:, None], axis=1)
+    falling = -jnp.sort(-shares, axis=1)
+    before = jnp.cumsum(falling, 1) - falling  # what the likelier ones have together
+    least = jnp.where(before < top_p, falling, jnp.inf).min(1)
+    return jnp.where(shares >= least[:, None], logits, jnp.finfo(logits.dtype).min / 2)
 
 
 def generate(
@@ -63,12 +87,13 @@ def generate(
     end: int,
     seed: int,
     source=None,
+    top_p: float = 1.0,
 ) -> list[np.ndarray]:
     """What follows each prompt (int32[n], not empty): at most `max_tokens` ids, without the end id.
 
     `source`: of objectives with sources, the inputs that are read first, {"source": int32[B, S], "source_length": int32[B]};
-    prompts then begin with the decoder's start id. The same arguments give the same tokens. Rows do not depend on each
-    other's prompts, only on their place in the list.
+    prompts then begin with the decoder's start id. `top_p` as `continued` has it. The same arguments give the same tokens.
+    Rows do not depend on each other's prompts, only on their place in the list.
     """
     starts = np.array([len(prompt) for prompt in prompts], np.int32)
     tokens = np.full((len(prompts), int(starts.max()) + max_tokens), end, np.int32)
@@ -82,7 +107,8 @@ def generate(
     temperatures = np.asarray(temperatures, np.float32)
     filled = np.zeros_like(tokens)
     for known, rows in passes.items():
-        whole = continued(objective, rules, known, params, extras, tokens, starts, temperatures, end, key, source)
+        given = tokens, starts, temperatures, end, key, source
+        whole = continued(objective, rules, known, params, extras, *given, top_p=top_p)
         filled[rows] = np.asarray(distributed.settled(whole))[rows]
     found = []
     for start, row in zip(starts, filled, strict=True):

@@ -38,9 +38,9 @@ class AttentionPool(nn.Module):
             query = Norm("layer", self.epsilon, self.precision, name="query_norm")(query)
             x = Norm("layer", self.epsilon, self.precision, name="memory_norm")(x)
         outputs = (("heads", self.heads), ("head_dim", self.width // self.heads))
-        project = lambda name, y: Linear(
-            (("embed", y.shape[-1]),), outputs, self.std, True, self.precision, name=name
-        )(y)
+        project = lambda name, y: Linear((("embed", y.shape[-1]),), outputs, self.std, True, self.precision, name=name)(
+            y
+        )
         query, key, value = project("query_kernel", query), project("key", x), project("value", x)
         query = jnp.broadcast_to(query, (x.shape[0], *query.shape[1:]))
         laid = lambda y: constrain(y, "batch", None, "act_heads", None)

@@ -60,8 +60,8 @@ class CocaConfig:
       embedding: width E of the shared space.
       queries: how many tokens the decoder reads of a picture (256 in the paper); pooler_heads: of the poolers.
       pooler: the picture's vector is read by one query from the encoder's tokens ("parallel") or from the tokens that the
-        decoder reads ("cascade"), or it is the first of `queries`, of which the decoder reads the rest ("shared", as open_clip's
-        released models).
+        decoder reads ("cascade"), or it is the first of `queries`, of which the decoder reads the rest ("shared", as
+        open_clip's released models).
     """
 
     image: Any = field(

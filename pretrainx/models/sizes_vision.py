@@ -23,7 +23,9 @@ def vit_parameters(config: VitConfig, size: int, channels: int = 3, classes: int
         "sincos": 0,
         "none": 0,
     }
-    count = (config.patch**2 * channels + config.patch_bias) * d + (mark + config.mask_token) * d + tables[config.positions]
+    count = (
+        (config.patch**2 * channels + config.patch_bias) * d + (mark + config.mask_token) * d + tables[config.positions]
+    )
     count += config.depth * block_parameters(config) + norm_parameters(config) * (config.norm_first or config.pool_norm)
     count += norm_parameters(config) * config.embedding_norm
     if config.pool == "map":  # a query, its attention with biases, a norm and an MLP

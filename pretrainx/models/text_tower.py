@@ -1,4 +1,5 @@
-"""A transformer that makes one vector of a caption: the text side of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023)."""
+"""A transformer that makes one vector of a caption: the text side of CLIP (Radford et al. 2021) and SigLIP (Zhai et al.
+2023)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ POOLS = ("end", "last", "class")
 class TextTowerConfig(StackConfig):
     """Sizes and habits of the text tower, beside those of StackConfig (of which tied is of no use here).
 
-    CLIP's is causal with pool "end"; SigLIP's sees both ways, padding too, with pool "last"; CoCa's is causal with pool "class".
+    CLIP's is causal with pool "end"; SigLIP's sees both ways, padding too, with pool "last"; CoCa's is causal with pool
+    "class".
 
     Attributes:
       causal: tokens see those before them; otherwise all tokens see all, padding included.
@@ -40,8 +42,8 @@ class TextTowerConfig(StackConfig):
     def build(self, vocabulary: Vocabulary, length: int, precision: Precision) -> TextTower:
         """The tower for captions of `length` tokens. ConfigError where the vocabulary has no end or no padding."""
         vocabulary.require("eos", "pad")
+        self.check(length, precision)
         length = self.max_length or length
-        self.check(length + (self.pool == "class"), precision)
         return TextTower(self, vocabulary.size, length, vocabulary.special("eos"), vocabulary.special("pad"), precision)
 
 

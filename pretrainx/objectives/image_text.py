@@ -74,8 +74,8 @@ class ImageText(Objective):
 
     Observations have inputs {"image": float[S, S, C], augmented and normalised; "tokens": int32[T], one of the picture's
     captions, drawn}, and weights {"contrastive": 1 per row}. Extras: "batch_stats", the running statistics of BatchNorm, where
-    the image tower has any; in training BatchNorm sees the valid rows of the MICROBATCH. Without BatchNorm loss and gradient are
-    equal to rounding for any number of microbatches.
+    the image tower has any; in training BatchNorm sees the valid rows of the MICROBATCH. Without BatchNorm loss and gradient
+    are equal to rounding for any number of microbatches.
     """
 
     model: Any
@@ -169,8 +169,8 @@ class ImageText(Objective):
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
         """image and text [B, E], of length one; features, the image's or, of text alone, the text's; scale [], of logits.
 
-        inputs: {"image": uint8[B, S, S, C], or floats in [0, 1], seen whole at the size of training; "tokens": int32[B, T]}, one
-        of them is enough. BatchNorm uses its running statistics; `train` switches dropout on.
+        inputs: {"image": uint8[B, S, S, C], or floats in [0, 1], seen whole at the size of training; "tokens": int32[B, T]},
+        one of them is enough. BatchNorm uses its running statistics; `train` switches dropout on.
         """
         check_outputs(names, self.output_names)
         first = jax.tree.leaves(inputs)[0]

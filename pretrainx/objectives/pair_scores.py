@@ -2,7 +2,7 @@
 
 Both sides are [N, E], laid over devices by rows. The scores of all pairs are [N, N]: 268 MB for 8,192 rows in float32, several
 times in a backward pass. So a device scores `block` of its rows at a time against all partners ("rows"), or all of its rows
-against a block of partners that travels around ("ring": nothing is gathered). Memory grows with N, not with its square. Each
+against partners that travel around ("ring": nothing is gathered). Memory grows with N, not with its square. Each
 block is scored again in the backward pass.
 """
 
@@ -24,7 +24,8 @@ FORMS = ("rows", "ring")
 
 
 class Side(NamedTuple):
-    """Rows of one side: vectors [N, E], number int32[N] of each, marks uint32[N, 2] (equal where captions are), valid bool[N]."""
+    """Rows of one side: vectors [N, E], number int32[N] of each, marks uint32[N, 2] (equal where captions are), valid
+    bool[N]."""
 
     vectors: jax.Array
     number: jax.Array
@@ -84,7 +85,8 @@ def strangers(
     partners = rows._replace(vectors=wide(others))
     shared = jnp.asarray(scale), jnp.asarray(offset)
     if form == "ring":
-        return around(lambda *given: _meet(kind, *given), rows, partners, shared, lambda rows: _nothing(kind, rows))
+        meet = lambda *given: _in_blocks(kind, block, *given)
+        return around(meet, rows, partners, shared, lambda rows: _nothing(kind, rows))
     groups = row_groups(len(vectors))
     count = blocks_of(len(vectors) // groups, block)
     # Every device has rows of each block: row j, j + count, ...
@@ -124,6 +126,16 @@ def _meet(kind: Kind, found: Found, rows: Side, partners: Side, shared: tuple[ja
     counts = partners.valid[None] & ~same & (rows.number[:, None] != partners.number[None])
     logits = jnp.where(counts, logits, lowest(logits.dtype))
     return Found(kind.join(found.sum, kind.of(logits)), jnp.maximum(found.best, jax.lax.stop_gradient(logits).max(1)))
+
+
+def _in_blocks(kind: Kind, block: int, found: Found, rows: Side, partners: Side, shared) -> Found:
+    """`_meet`, for at most `block` of the rows at a time."""
+    count = blocks_of(len(rows.number), block)
+    if count == 1:
+        return _meet(kind, found, rows, partners, shared)
+    scored = jax.checkpoint(lambda part, partners, shared: _meet(kind, *part, partners, shared))
+    parts = jax.tree.map(lambda x: _cut(x, 1, count), (found, rows))
+    return jax.tree.map(lambda x: _whole(x, 1), jax.lax.map(lambda part: scored(part, partners, shared), parts))
 
 
 def _cut(x: jax.Array, groups: int, count: int) -> jax.Array:

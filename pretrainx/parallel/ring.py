@@ -15,8 +15,8 @@ def around(meet: Callable, rows: Any, travelling: Any, shared: Any, start: Calla
     """What `meet(carry, rows, block, shared)` makes of a carry once it has met every block of `travelling`.
 
     rows, travelling: trees of arrays [N, ...], laid over devices as rows of a batch are: each group of devices keeps its own
-    `rows`, and sees the others' blocks one after the other. shared: a tree that is the same everywhere. start: the first carry of
-    a group's rows, arrays [n, ...]. Returns the last carry, arrays [N, ...].
+    `rows`, and sees the others' blocks one after the other. shared: a tree that is the same everywhere. start: the first
+    carry of a group's rows, arrays [n, ...]. Returns the last carry, arrays [N, ...].
 
     A block and what is made of it is all that is in memory; in the backward pass it travels again.
     """

@@ -1,4 +1,4 @@
-"""The data of a run: prepared text or prepared pictures. Both answer the same questions; only what they are of differs."""
+"""The data of a run: prepared text, pictures, or pictures with captions. All answer the same questions, each of what it is."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from pretrainx.core.images import Images
+from pretrainx.core.pairs import Pairs
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data import text
 from pretrainx.data.images import ImageConfig, prepare_images
+from pretrainx.data.pairs import PairConfig, prepare_pairs
 from pretrainx.data.prepared import PreparedText
 from pretrainx.data.prepared_images import PreparedImages
+from pretrainx.data.prepared_pairs import PreparedPairs
 
-Prepared = PreparedText | PreparedImages
+Prepared = PreparedText | PreparedImages | PreparedPairs
 # What data say of themselves, and what models and objectives are built for.
-About = Vocabulary | Images
+About = Vocabulary | Images | Pairs
+MAKERS = ((ImageConfig, prepare_images), (PairConfig, prepare_pairs))
 
 
 def prepare(config: Any, directory: str | Path, log: Callable[[str], None] = print) -> Prepared:
     """The prepared data of a section `config.data`: opened from `directory`, or made there."""
-    make = prepare_images if isinstance(config, ImageConfig) else text.prepare
+    make = next((make for kind, make in MAKERS if isinstance(config, kind)), text.prepare)
     return make(config, directory, log)

@@ -13,6 +13,7 @@ from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import config as strict
 from pretrainx.core import json_lines
 from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.core.pairs import Pairs
 from pretrainx.evals import ngram
 from pretrainx.evals.baseline import Baseline
 from pretrainx.evals.choices import Choices, read_questions
@@ -194,6 +195,11 @@ class Evaluations:
             return self.no_text()
         return "the run is of text, or its objective learns no vector for each picture"
 
+    def no_pairs(self) -> str:
+        if isinstance(self.run.about, Pairs):
+            return self.no_text()
+        return "only pictures with captions (config.data.name 'pairs') are compared with texts"
+
     def no_choices(self) -> str:
         return "" if self.choices_file else "no questions are given: --choices=FILE.jsonl"
 
@@ -248,6 +254,10 @@ class Evaluations:
         measured = self.evaluation.representations
         return measured(self.run.params, self.run.extras) | measured.pixels()
 
+    def image_text(self) -> dict[str, float]:
+        """Retrieval, zero-shot classification, captions."""
+        return self.evaluation.image_text(self.run.params, self.run.extras)
+
     def choices(self) -> dict[str, float]:
         run = self.run
         longest = run.config.model.max_length or run.config.data.length
@@ -265,5 +275,6 @@ EVALUATIONS: dict[str, tuple[Callable[[Evaluations], str], Callable[[Evaluations
     "fill_in": (Evaluations.no_gaps, Evaluations.fill_in),
     "sampled": (Evaluations.no_writer, Evaluations.sampled),
     "representations": (Evaluations.no_features, Evaluations.representations),
+    "image_text": (Evaluations.no_pairs, Evaluations.image_text),
     "choices": (Evaluations.no_choices, Evaluations.choices),
 }

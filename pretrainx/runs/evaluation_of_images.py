@@ -55,7 +55,7 @@ class ImageEvaluation(Evaluation):
             parts.objective,
             parts.rules,
             self.recipe.evals.representations,
-            self.data.about,
+            self.data.images,
             self.data.arrays("train"),
             {split: self.data.arrays(split)},
             self.recipe.seed,

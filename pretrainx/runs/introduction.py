@@ -11,6 +11,7 @@ from pretrainx import __version__
 from pretrainx.core.readable import quantity
 from pretrainx.data.prepared import PreparedText
 from pretrainx.data.prepared_images import PreparedImages
+from pretrainx.data.prepared_pairs import PreparedPairs
 from pretrainx.runs.data import Prepared
 from pretrainx.runs.parts import Parts
 from pretrainx.runs.recipe import Recipe
@@ -40,14 +41,21 @@ def _of_text(recipe: Recipe, parts: Parts, text: PreparedText, share: str) -> It
         yield "epochs of each part: " + ", ".join(f"{name} {epochs:.2f}" for name, epochs in read.items())
 
 
-def _of_images(recipe: Recipe, parts: Parts, pictures: PreparedImages, share: str) -> Iterator[str]:
-    about, rows = pictures.about, recipe.train.batch_size
+def _of_images(recipe: Recipe, parts: Parts, pictures: PreparedImages | PreparedPairs, share: str) -> Iterator[str]:
+    about, rows = pictures.images, recipe.train.batch_size
     stored = len(pictures.arrays("train")[0])
     classes = f", {len(about.classes)} classes" if about.classes else ""
     yield (
         f"model {quantity(parts.parameters)} parameters | {quantity(stored)} training pictures of "
         f"{about.size} x {about.size} x {about.channels}{classes} | {rows} a step ({share})"
     )
+    if isinstance(pictures, PreparedPairs):
+        facts = pictures.meta["splits"]["train"]["captions"]
+        yield (
+            f"{facts['captions']:,} captions of {facts['tokens']:,} tokens, vocabulary {pictures.vocabulary.size} | "
+            f"{facts['cut']:,} longer than a row of {facts['cut_at']}, {facts['duplicates']:,} of several pictures, "
+            f"{facts['empty']:,} empty ones dropped"
+        )
     if pictures.bad_records:
         each = ", ".join(f"{count:,} of {split}" for split, count in pictures.bad_records.items())
         yield f"pictures that could not be used and were skipped: {each}; data.json names them"

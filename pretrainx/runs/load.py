@@ -16,7 +16,8 @@ import numpy as np
 from pretrainx.core import paths, random
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.images import Images
-from pretrainx.core.records import ImageRows, TextRows
+from pretrainx.core.pairs import Pairs
+from pretrainx.core.records import ImageRows, PairRows, TextRows
 from pretrainx.data.fields import Marks, begins_word, ends_sentence
 from pretrainx.data.loader import place
 from pretrainx.data.prepared import TOKENIZER
@@ -40,7 +41,7 @@ class Run:
       step: of the checkpoint; `damaged` says which newer ones could not be read, and why.
       config: the run's configuration, laid over the devices that are here.
       objective, params, extras: as the train step knows them; `params` are the averaged ones where the run keeps an EMA.
-      about: what the data say of themselves: a Vocabulary, or Images.
+      about: what the data say of themselves: a Vocabulary, Images, or Pairs.
       tokenizer: encode_batch(texts) -> arrays of ids; decode(ids) -> text. None for models of pictures.
     """
 
@@ -82,6 +83,14 @@ class Run:
 
     def _completed(self, batch: dict[str, Any], reads: Any) -> dict[str, Any]:
         """The batch with what follows from its tokens; rows but those of causal models are padded to the objective's width."""
+        if isinstance(reads, PairRows):
+            batch = self._with_fields(batch, ("image", "tokens", *reads.fields))
+            tokens = np.asarray(batch["tokens"])
+            tokens = tokens[:, None] if tokens.ndim == 2 else tokens  # one caption of each
+            pad = self.tokenizer.vocabulary.special("pad")
+            # Those without a word are none; as rows of data have it, real ones come first.
+            told = {"captions": np.maximum(((tokens != pad).sum(2) > 1 + reads.begin).sum(1), 1).astype(np.int32)}
+            return {"valid": np.ones(len(tokens), bool)} | told | batch | {"tokens": tokens}
         if isinstance(reads, ImageRows):
             batch = self._with_fields(batch, ("image", *reads.fields))
             return {"valid": np.ones(len(batch["image"]), bool)} | batch
@@ -210,10 +219,11 @@ def prepared_directory(recipe: Recipe, workdir: Path) -> Path:
 
 def read_about(recipe: Recipe, workdir: Path, meta: dict) -> tuple[About, Tokenizer | None]:
     """(what the data say of themselves, the tokenizer of text), of a checkpoint with this meta record."""
-    if "images" in meta["data"]:
-        return Images.from_json(meta["data"]["images"]), None
+    images = Images.from_json(meta["data"]["images"]) if "images" in meta["data"] else None
+    if "tokenizer" not in meta["data"]:
+        return images, None
     tokenizer = read_tokenizer(recipe, workdir, meta)
-    return tokenizer.vocabulary, tokenizer
+    return (Pairs(images, tokenizer.vocabulary) if images else tokenizer.vocabulary), tokenizer
 
 
 def read_tokenizer(recipe: Recipe, workdir: Path, meta: dict) -> Tokenizer:

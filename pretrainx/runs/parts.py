@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
+from pretrainx.core.pairs import Pairs
 from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives.objective import Objective
@@ -26,7 +27,8 @@ class Parts:
     """What the train step is made from.
 
     Attributes:
-      vocab_size: ids that are predicted, of models of text; None for the others.
+      of_text: whether rows are text alone.
+      vocab_size: ids that are predicted, of models that know words; None for the others.
     """
 
     objective: Objective
@@ -34,15 +36,12 @@ class Parts:
     options: Options
     found: states.Layout
     rows_per_device: int
+    of_text: bool
     vocab_size: int | None
 
     @property
     def rules(self) -> Rules:
         return self.options.rules
-
-    @property
-    def of_text(self) -> bool:
-        return self.vocab_size is not None
 
     @property
     def unit(self) -> str:
@@ -79,6 +78,8 @@ def build(recipe: Recipe, about: About) -> Objective:
     """The objective of a recipe for data that say `about` themselves."""
     if isinstance(about, Vocabulary):
         return recipe.objective.build(recipe.model, about, recipe.data.length, recipe.precision, recipe.data.segmented)
+    if isinstance(about, Pairs):
+        return recipe.objective.build(recipe.model, about, recipe.data.length, recipe.data.captions, recipe.precision)
     tokenizer = frozen_tokenizer.module_of(recipe, about)
     given = {"tokenizer": tokenizer} if tokenizer else {}
     config = recipe.objective
@@ -97,8 +98,9 @@ def assemble(recipe: Recipe, about: About, devices=None) -> Parts:
     schedule = recipe.schedule.over(recipe.train.steps)
     shapes = tuple((path, leaf.shape) for path, leaf in paths.leaves(found.params))
     optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes, shapes)
-    vocab_size = about.predicted if isinstance(about, Vocabulary) else None
-    return Parts(objective, optimizer, options, found, rows_per_device, vocab_size)
+    of_text = isinstance(about, Vocabulary)
+    words = about if of_text else getattr(about, "vocabulary", None)
+    return Parts(objective, optimizer, options, found, rows_per_device, of_text, words and words.predicted)
 
 
 def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:
@@ -121,7 +123,7 @@ def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:
 
 def check_groups(objective: Objective, recipe: Recipe) -> None:
     """ConfigError where BatchNorm's groups do not divide the rows that go through the network at once."""
-    group = getattr(recipe.model, "batch_group", 0)
+    group = getattr(getattr(recipe.model, "image", recipe.model), "batch_group", 0)
     rows = recipe.train.batch_size // recipe.train.microbatches
     for views in getattr(objective, "passes", (1,)):
         if group and rows * views % group:

@@ -12,9 +12,13 @@ from pretrainx.adapt.mixture_of_denoisers import MixtureOfDenoisersConfig
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
 from pretrainx.data.images import ImageConfig
+from pretrainx.data.pairs import PairConfig
 from pretrainx.data.text import MixtureConfig, TextConfig
+from pretrainx.evals.image_text import ImageTextConfig
 from pretrainx.evals.representations import RepresentationConfig
+from pretrainx.models.coca import CocaConfig as CocaModelConfig
 from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.dual_encoder import DualEncoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
@@ -25,6 +29,8 @@ from pretrainx.objectives.autoregressive import AutoregressiveConfig
 from pretrainx.objectives.beit import BeitConfig
 from pretrainx.objectives.byol import ByolConfig
 from pretrainx.objectives.classification import ClassificationConfig
+from pretrainx.objectives.clip import ClipConfig
+from pretrainx.objectives.coca import CocaConfig
 from pretrainx.objectives.denoising import DenoisingConfig
 from pretrainx.objectives.dino import DinoConfig
 from pretrainx.objectives.dvae import DvaeConfig
@@ -33,6 +39,7 @@ from pretrainx.objectives.masked_lm import MaskedLmConfig
 from pretrainx.objectives.moco import MocoConfig
 from pretrainx.objectives.moco_v3 import MocoV3Config
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
+from pretrainx.objectives.siglip import SiglipConfig
 from pretrainx.objectives.simclr import SimclrConfig
 from pretrainx.objectives.simsiam import SimsiamConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
@@ -69,7 +76,8 @@ OF_IMAGES = {
     "dvae": DvaeConfig,
     "classification": ClassificationConfig,
 }
-OBJECTIVES = OF_TEXT | OF_IMAGES
+OF_PAIRS = {"clip": ClipConfig, "siglip": SiglipConfig, "coca": CocaConfig}
+OBJECTIVES = OF_TEXT | OF_IMAGES | OF_PAIRS
 MODELS = {
     "decoder": DecoderConfig,
     "encoder": EncoderConfig,
@@ -77,8 +85,16 @@ MODELS = {
     "vit": VitConfig,
     "resnet": ResNetConfig,
     "visual_tokenizer": VisualTokenizerConfig,
+    "dual_encoder": DualEncoderConfig,
+    "coca": CocaModelConfig,
 }
-DATA = {"text": TextConfig, "mixture": MixtureConfig, "images": ImageConfig}
+DATA = {"text": TextConfig, "mixture": MixtureConfig, "images": ImageConfig, "pairs": PairConfig}
+# What data are of, in words, the sections that are such data, and the objectives that learn from them.
+KINDS = (
+    ("text", (TextConfig, MixtureConfig), OF_TEXT),
+    ("pictures", (ImageConfig,), OF_IMAGES),
+    ("pictures with captions", (PairConfig,), OF_PAIRS),
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,7 @@ class EvalConfig:
       decoders only.
     samples: text to look at.
     representations: of pictures: nearest neighbours, probes, collapse, pictures to look at.
+    image_text: of pictures with captions: retrieval, zero-shot classification, captions that are written.
     """
 
     tokens: int = field(default=0, metadata={"min": 0})
@@ -130,6 +147,7 @@ class EvalConfig:
     trigram: bool = False
     samples: SampleConfig = SampleConfig()
     representations: RepresentationConfig = RepresentationConfig()
+    image_text: ImageTextConfig = ImageTextConfig()
 
 
 @dataclass(frozen=True)
@@ -160,12 +178,8 @@ class Recipe:
 
     def __post_init__(self):
         self.schedule.over(self.train.steps)
-        of_images, reads_images = (
-            isinstance(self.data, ImageConfig),
-            isinstance(self.objective, tuple(OF_IMAGES.values())),
-        )
-        if of_images != reads_images:
-            known, kind = (OF_IMAGES, "pictures") if of_images else (OF_TEXT, "text")
+        kind, _, known = next(each for each in KINDS if isinstance(self.data, each[1]))
+        if not isinstance(self.objective, tuple(known.values())):
             raise ConfigError(
                 f"the data are {kind}, and the objective reads something else",
                 where="config.objective.name",

@@ -113,36 +113,42 @@ def text(kind, config=CONFIG, **extra):
     return kind(model, VOCABULARY, LENGTH, **extra)
 
 
-CASES = pictures.CASES | pairs.CASES | {
-    "autoregressive": lambda: text(Autoregressive),
-    "autoregressive, llama packed": lambda: text(Autoregressive, LLAMA, segmented=True),
-    "masked_lm": lambda: built(
-        MaskedLmConfig(selection="exact", next_sentence=True, gather=False, short_fraction=0.3), BERT, length=16
-    ),
-    "masked_lm, modern gathered": lambda: built(
-        MaskedLmConfig(mask_fraction=0.3, whole_word=True, special_tokens=False), MODERN, segmented=True
-    ),
-    "span_corruption": lambda: built(SpanCorruptionConfig(), T5),
-    "span_corruption, decoder": lambda: built(SpanCorruptionConfig(), CONFIG),
-    "denoising": lambda: built(DenoisingConfig(), BART),
-    "prefix_lm": lambda: built(PrefixLmConfig(), CONFIG),
-    "mixture_of_denoisers": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), T5),
-    "mixture_of_denoisers, decoder": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), LLAMA_WHOLE),
-    "queue": lambda: text(Moco),
-    "toy clip": lambda: text(Clip),
-    "toy coca": lambda: text(Coca),
-    "codebook": lambda: text(Codebook),
-    "lora(autoregressive)": lambda: Lora(text(Autoregressive)),
-    "bottleneck(autoregressive)": lambda: Bottleneck(text(Autoregressive)),
-    "prompt(autoregressive)": lambda: Prompt(text(Autoregressive)),
-    "ewc(clip)": lambda: Ewc(text(Clip)),
-    "lora(coca)": lambda: Lora(text(Coca)),
-    "mixture(autoregressive, queue)": lambda: Mixture(
-        (("lm", text(Autoregressive), 0.5), ("queue", text(Moco), 0.5)),
-    ),
-    "nnx guest": lambda: Guest(bigram(56, 16, "float64"), VOCABULARY, LENGTH),
-    "lora(mixture(clip, codebook))": lambda: Lora(Mixture((("clip", text(Clip), 0.5), ("vq", text(Codebook), 0.5)))),
-}
+CASES = (
+    pictures.CASES
+    | pairs.CASES
+    | {
+        "autoregressive": lambda: text(Autoregressive),
+        "autoregressive, llama packed": lambda: text(Autoregressive, LLAMA, segmented=True),
+        "masked_lm": lambda: built(
+            MaskedLmConfig(selection="exact", next_sentence=True, gather=False, short_fraction=0.3), BERT, length=16
+        ),
+        "masked_lm, modern gathered": lambda: built(
+            MaskedLmConfig(mask_fraction=0.3, whole_word=True, special_tokens=False), MODERN, segmented=True
+        ),
+        "span_corruption": lambda: built(SpanCorruptionConfig(), T5),
+        "span_corruption, decoder": lambda: built(SpanCorruptionConfig(), CONFIG),
+        "denoising": lambda: built(DenoisingConfig(), BART),
+        "prefix_lm": lambda: built(PrefixLmConfig(), CONFIG),
+        "mixture_of_denoisers": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), T5),
+        "mixture_of_denoisers, decoder": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), LLAMA_WHOLE),
+        "queue": lambda: text(Moco),
+        "toy clip": lambda: text(Clip),
+        "toy coca": lambda: text(Coca),
+        "codebook": lambda: text(Codebook),
+        "lora(autoregressive)": lambda: Lora(text(Autoregressive)),
+        "bottleneck(autoregressive)": lambda: Bottleneck(text(Autoregressive)),
+        "prompt(autoregressive)": lambda: Prompt(text(Autoregressive)),
+        "ewc(clip)": lambda: Ewc(text(Clip)),
+        "lora(coca)": lambda: Lora(text(Coca)),
+        "mixture(autoregressive, queue)": lambda: Mixture(
+            (("lm", text(Autoregressive), 0.5), ("queue", text(Moco), 0.5)),
+        ),
+        "nnx guest": lambda: Guest(bigram(56, 16, "float64"), VOCABULARY, LENGTH),
+        "lora(mixture(clip, codebook))": lambda: Lora(
+            Mixture((("clip", text(Clip), 0.5), ("vq", text(Codebook), 0.5)))
+        ),
+    }
+)
 
 
 def make_batch(objective, rows=ROWS, seed=0):

@@ -197,11 +197,14 @@ def test_unknown_names_and_missing_archives(tmp_path):
 def test_every_row_of_the_manifest_is_pinned_and_can_be_converted():
     for name, row in ENTRIES.items():
         assert name == row.name and row.converter in converters.CONVERTERS and row.licence and row.attribution
-        assert row.registry in ("pypi", "npm", "debian") and row.members and row.counts
-        if row.registry == "debian":
-            assert not row.sha256 and not row.version
-        else:
-            assert len(row.sha256) == 64 and row.version and all(least == most for _, least, most in row.counts)
+        assert row.counts
+        for archive in row.archives:
+            assert archive.registry in ("pypi", "npm", "debian") and archive.members and archive.size
+            if archive.registry == "debian":
+                assert not archive.sha256 and not archive.version
+            else:
+                assert len(archive.sha256) == 64 and archive.version
+        assert all(archive.registry == "debian" for archive in row.archives) or all(a == b for _, a, b in row.counts)
     assert len(fetch.table()) == len(ENTRIES) + 1 and len({len(line) for line in fetch.table()}) > 1
 
 

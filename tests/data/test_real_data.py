@@ -1,15 +1,18 @@
 """Fetched sets, where a person or a CI job fetched them: what a run reads of them. Nothing is downloaded here."""
 
+import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pretrainx.core.records import ImageRows, TextRows
+from pretrainx.core.records import ImageRows, PairRows, TextRows
 from pretrainx.data.fetch import verify_fetched
 from pretrainx.data.images import ImageConfig, prepare_images
 from pretrainx.data.manifest import ENTRIES
+from pretrainx.data.pairs import PairConfig, prepare_pairs
 from pretrainx.data.sources import documents
 from pretrainx.data.text import TextConfig, prepare
 
@@ -36,7 +39,7 @@ def fetched(name):
 def test_a_fetched_set_is_as_it_was_written_and_reads(name):
     directory, row = fetched(name), ENTRIES[name]
     assert name in verify_fetched(directory)
-    text = bool(row.source) and not row.test_reads
+    text = bool(row.source) and not row.modality.startswith("images")
     assert (name in READ) == text
     if text:
         count, least, most = READ[name]
@@ -84,3 +87,51 @@ def test_garments_are_prepared_whole(tmp_path):
     means = np.stack([train[known == label].reshape(-1, 784).mean(0) for label in range(10)])
     nearest = np.linalg.norm(flat[:, None] - means[None], axis=-1).argmin(1)
     assert 0.6 < (nearest == labels[:2000]).mean() < 0.75
+
+
+@pytest.mark.realdata
+def test_emoji_are_prepared_whole(tmp_path):
+    """Every picture with its captions, all skin tones of one emoji in one split, categories as labels."""
+    directory, row = fetched("emoji"), ENTRIES["emoji"]
+    path = directory / row.reads
+    lines = {line["image"]: line for line in map(json.loads, path.read_text("utf-8").splitlines())}
+    assert len(lines) == 3786 and len({line["group"] for line in lines.values()}) == 1911
+    assert all(Path(directory / image).is_file() for image in lines)
+    config = PairConfig(source=row.source, paths=(str(path),), size=16, channels=3, held_out=0.1, vocab_size=2000)
+    pairs = prepare_pairs(config, tmp_path / "data", lambda line: None)
+    facts, groups = pairs.meta["splits"], {}
+    assert sum(split["pictures"] for split in facts.values()) == 3786 and not any(
+        split["bad"] for split in facts.values()
+    )
+    assert len(pairs.images.classes) == 10 and pairs.images.channels == 3
+    known = {}
+    for line in lines.values():
+        known.setdefault(tuple(line["captions"]), set()).add(line["group"])
+    for split in pairs.splits:
+        captions = list(pairs.captions(split))
+        groups[split] = set().union(*(known[each] for each in captions if len(known[each]) == 1))
+        assert facts[split]["captions"]["captions"] == sum(map(len, captions)) > 5 * len(captions)
+    assert not groups["train"] & groups["held_out"] and 100 < len(groups["held_out"]) < 280
+    # Transparent corners are white.
+    corners = pairs.arrays("train")[0][:, 0, 0]
+    assert (corners == 255).all(-1).mean() > 0.8
+    batch = pairs.training_rows(PairRows(16, 3, 32, 8, fields=("label",)), 256, 0).batch(1000)
+    assert batch["tokens"].shape == (256, 8, 32) and (batch["tokens"][:, 0, 0] == pairs.vocabulary.special("bos")).all()
+
+
+@pytest.mark.realdata
+def test_drawings_are_prepared_whole(tmp_path):
+    """Pictures of all sizes and modes of colour: none is bad but a few enormous ones, and no title is in two splits."""
+    directory, row = fetched("openclipart"), ENTRIES["openclipart"]
+    path = directory / row.reads
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    titles = Counter(line["group"] for line in lines)
+    assert max(titles.values()) <= 3 and len({line["label"] for line in lines}) == 22
+    config = PairConfig(source=row.source, paths=(str(path),), size=8, channels=3, held_out=0.1, vocab_size=2000)
+    pairs = prepare_pairs(config, tmp_path / "data", lambda line: None)
+    facts = pairs.meta["splits"].values()
+    bad = [each["why"] for split in facts for each in split["bad"]]
+    assert sum(split["pictures"] for split in facts) == len(lines) - len(bad) and len(bad) < 20
+    assert all("pixels) exceeds limit" in why for why in bad)
+    said = [{captions[0] for captions in pairs.captions(split)} for split in pairs.splits]
+    assert not said[0] & said[1]

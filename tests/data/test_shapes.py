@@ -76,3 +76,38 @@ def test_places_sizes_and_grounds_vary(many):
     assert spread.min() > 0.1, "no pixel is the same in all pictures of a class"
     with pytest.raises(ValueError, match="no shape"):
         shapes._inside("blob", np.zeros(1), np.zeros(1))
+
+
+def test_captions_tell_the_facts_and_not_the_size():
+    found = [shapes.told(0, index, 12)[1] for index in range(200)]
+    assert found[:20] == [shapes.told(0, index, 33)[1] for index in range(20)]
+    assert [shapes.CLASSES.index(facts.shape) for facts in found] == [shapes.picture(0, n, 8)[1] for n in range(200)]
+    assert {facts.texture for facts in found} == set(shapes.TEXTURES)
+    assert {facts.size for facts in found} == {"small", "medium", "large"}
+    assert {facts.colour for facts in found} == set(shapes.COLOURS) and {facts.ground for facts in found} > {
+        "green",
+        "blue",
+    }
+    facts = shapes.Facts("star", "red", "stripes", "large", "orange")
+    assert facts.captions() == (
+        "a large red striped star on an orange ground",
+        "a red star",
+        "a star",
+        "a large striped star",
+    )
+    assert facts._replace(colour="orange", texture="plain").captions()[:2] == (
+        "a large orange star on an orange ground",
+        "an orange star",
+    )
+    assert all(len(set(facts.captions())) == 4 for facts in found)
+
+
+def test_colours_are_named_by_what_is_seen():
+    """A large plain disc takes a fifth of the picture or more, and its colour is the shape's own but for noise."""
+    colours, shares = np.array(list(shapes.COLOURS.values())), []
+    for index in range(300):
+        image, facts = shapes.told(5, index, 32)
+        if (facts.shape, facts.texture, facts.size) == ("disc", "plain", "large"):
+            near = np.linalg.norm(image[:, :, None] / 255 - colours, axis=-1).argmin(-1)
+            shares.append((near == list(shapes.COLOURS).index(facts.colour)).mean())
+    assert len(shares) > 2 and min(shares) > 0.1 and np.mean(shares) > 0.2

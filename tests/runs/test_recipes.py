@@ -18,7 +18,8 @@ REFERENCE = re.compile(
 )
 OF_TEXT = [*CONFIGS.glob("mlm/*.py"), *CONFIGS.glob("seq2seq/*.py")]
 OF_PICTURES = [*CONFIGS.glob("vision/*.py")]
-OF_VIEWS = [*OF_PICTURES, CONFIGS / "fashion.py"]
+OF_PAIRS = [*CONFIGS.glob("image_text/*.py")]
+OF_VIEWS = [*OF_PICTURES, *OF_PAIRS, CONFIGS / "fashion.py"]
 OF_HIDDEN_PATCHES = ("mae_vit_base", "beit_vit_base", "visual_tokenizer")  # theirs falls as that of text does
 
 
@@ -34,6 +35,8 @@ def test_smoke(path, tmp_path):
             (f"evals.representations.{name}", value)
             for name, value in (("knn_k", "0"), ("pictures", "0"), ("probe", ""))
         ]
+    if path in OF_PAIRS:
+        changes += [("evals.image_text.recall", "()"), ("evals.image_text.written", "0"), ("evals.image_text.templates", "()")]
     assert train(load(f"{path}:smoke", changes), tmp_path, say=lambda line: None) == 0
     records = [record for record in read(tmp_path / "metrics.jsonl") if "train/loss" in record]
     losses = [record["train/loss"] for record in records]
@@ -54,7 +57,10 @@ def test_smoke(path, tmp_path):
     assert found == pytest.approx([float(loss) for loss in shown.split(", ")], rel=5e-3, abs=2e-3)
 
 
-@pytest.mark.parametrize("path", sorted(OF_PICTURES), ids=lambda path: path.stem)
+CURVES = sorted({*OF_PICTURES, *OF_PAIRS} - {CONFIGS / "image_text" / "emoji.py"})
+
+
+@pytest.mark.parametrize("path", CURVES, ids=lambda path: path.stem)
 def test_reference_curves_of_pictures_are_stated(path):
     *_, shown, average, other = REFERENCE.search(path.read_text()).groups()
     assert len(shown.split(", ")) == 5 and float(average) != float(other)

@@ -1,0 +1,45 @@
+"""CLIP with a ResNet-50 (Radford et al. 2021), with the mean over places where the paper has an attention pool.
+
+    pretrainx train --config=configs/image_text/clip_rn50.py --workdir=runs/clip-rn50 --config.data.paths='("pairs/*.tar",)'
+
+The pairs are tar shards (webdataset's layout: KEY.jpg and KEY.txt) with a tokenizer.json, both your own.
+Hardware: 64 accelerators with 32 GB, or fewer with more `config.train.microbatches` (the loss is that of the whole batch all
+the same). `:smoke` is 20 steps of a tiny one on captioned shapes generated in code.
+{reference}
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    if arg not in ("", "smoke"):
+        raise ValueError(f"unknown variant {arg!r}: leave it out, or use :smoke")
+    smoke = arg == "smoke"
+    config = ConfigDict()
+    config.objective = dict(name="clip")
+    config.model = dict(name="dual_encoder", embedding=1024)
+    config.model.image = dict(name="resnet", stages=(3, 4, 6, 3), bottleneck=True, stem="large")
+    config.model.text = dict(width=512, depth=12, heads=8)
+    if smoke:
+        config.model.update(embedding=32)
+        config.model.image.update(stages=(1, 1), bottleneck=False, stem="small", width=16)
+        config.model.text.update(width=32, depth=2, heads=4)
+    config.data = dict(name="pairs", source="shapes", size=16, limit=512, vocab_size=320, length=16)
+    if not smoke:
+        config.data = dict(name="pairs", source="tar", paths=("pairs/*.tar",), size=224, held_out=0.002)
+        config.data.update(tokenizer="clip/tokenizer.json", length=77, captions=5)
+    config.optimizer = dict(name="adamw", b2=0.999, epsilon=1e-8, weight_decay=0.2)
+    config.schedule = dict(name="cosine", peak=1e-3 if smoke else 5e-4, warmup=5 if smoke else 2000, floor=0.0)
+    config.precision = dict(compute="float32" if smoke else "bfloat16")
+    config.train = dict(
+        steps=20 if smoke else 390_000,
+        batch_size=32 if smoke else 32_768,
+        log_every=5 if smoke else 100,
+        eval_every=0 if smoke else 5000,
+        grad_clip=1.0,
+    )
+    config.checkpoint = dict(every=2000, keep=2)
+    config.evals = dict(limit=32 if smoke else 4096, batch_size=0 if smoke else 4096)
+    config.evals.image_text = dict(limit=32 if smoke else 5000, templates=("a {}", "a picture of a {}"))
+    config.evals.representations = dict(knn_k=5 if smoke else 20, pictures=4)
+    return config

@@ -1,0 +1,47 @@
+"""CoCa after Yu et al. 2022 (arXiv:2205.01917): ViT-B/32, batch 65,536.
+
+    pretrainx train --config=configs/image_text/coca_vit_b32.py --workdir=runs/coca --config.data.paths='("pairs/*.tar",)'
+
+The pairs are tar shards (webdataset's layout: KEY.jpg and KEY.txt) with a tokenizer.json, both your own.
+Hardware: 128 accelerators with 32 GB, or fewer with more `config.train.microbatches` (the loss is that of the whole batch all
+the same). `:smoke` is 20 steps of a tiny one on captioned shapes generated in code.
+{reference}
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    if arg not in ("", "smoke"):
+        raise ValueError(f"unknown variant {arg!r}: leave it out, or use :smoke")
+    smoke = arg == "smoke"
+    config = ConfigDict()
+    config.objective = dict(name="coca")
+    config.model = dict(name="coca", embedding=512, queries=256, pooler="cascade")
+    config.model.image = dict(name="vit", patch=32, width=768, depth=12, heads=12, class_token=False, pool="mean")
+    config.model.text = dict(width=512, depth=12, heads=8)
+    if smoke:
+        config.model.update(embedding=32, queries=4, pooler_heads=4)
+        config.model.image.update(patch=4, width=32, depth=2, heads=4)
+        config.model.text.update(width=32, depth=2, heads=4)
+    config.data = dict(name="pairs", source="shapes", size=16, limit=512, vocab_size=320, length=16)
+    if not smoke:
+        config.data = dict(name="pairs", source="tar", paths=("pairs/*.tar",), size=224, held_out=0.002)
+        config.data.update(tokenizer="clip/tokenizer.json", length=76, captions=5)
+    config.optimizer = dict(name="adafactor", momentum=0.9, b2_max=0.999, relative=False, weight_decay=0.01)
+    config.schedule = dict(name="linear", peak=1e-3 if smoke else 8e-4, warmup=5 if smoke else 10_000, floor=0.0)
+    config.precision = dict(compute="float32" if smoke else "bfloat16")
+    config.train = dict(
+        steps=20 if smoke else 500_000,
+        batch_size=32 if smoke else 65_536,
+        log_every=5 if smoke else 100,
+        eval_every=0 if smoke else 5000,
+        grad_clip=1.0,
+    )
+    config.checkpoint = dict(every=2000, keep=2)
+    config.evals = dict(limit=32 if smoke else 4096, batch_size=0 if smoke else 4096)
+    config.evals.image_text = dict(
+        limit=32 if smoke else 5000, templates=("a {}", "a picture of a {}"), written=32 if smoke else 1024
+    )
+    config.evals.representations = dict(knn_k=5 if smoke else 20, pictures=4)
+    return config
