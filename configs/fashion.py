@@ -10,17 +10,19 @@ labels. `:smoke` is 20 steps on pictures generated in code. Hardware: 2 CPU core
 
 from ml_collections import ConfigDict
 
-RESNET = dict(name="resnet", stages=(1, 1, 1), width=24, stem="large")
+RESNET = dict(name="resnet", stages=(1, 1, 1), width=16, bottleneck=True, stem="large")  # 256 features
 VIT = dict(name="vit", patch=7, width=128, depth=4, heads=4, positions="sincos", unroll=0, pool="mean")
 # A visual tokenizer halves pictures: its patches are powers of two, and so are BEiT's.
 SMALLER = VIT | dict(patch=4, width=64, heads=2, positions="relative")
 GREY = dict(name="grey")
+# Crops that keep most of a garment and its proportions, and more change of brightness and contrast.
+VIEWS = GREY | dict(crop=(0.4, 1.0), aspect=(0.9, 1.1), jitter=(0.6, 0.6, 0.0, 0.0))
 MOMENTUM = dict(momentum=0.99)
 
 # The objective, the model, the peak of the learning rate, and steps of 256 pictures: 2,400 are ten epochs.
 PARADIGMS = {
-    "simclr": (dict(temperature=0.2, views=GREY, hidden=(128,), out=64), RESNET, 2e-3, 2400),
-    "moco": (dict(queue=2048, views=GREY, hidden=128, out=64, **MOMENTUM), RESNET, 2e-3, 2400),
+    "simclr": (dict(temperature=0.1, views=VIEWS, hidden=(128,), out=64), RESNET, 4e-3, 3000),
+    "moco": (dict(queue=2048, views=VIEWS, hidden=128, out=64, **MOMENTUM), RESNET, 4e-3, 2400),
     "supervised": (dict(name="classification", augment=GREY), RESNET, 2e-3, 2400),
     "supervised_vit": (dict(name="classification", augment=GREY), VIT, 1e-3, 2400),
     "supervised_beit": (dict(name="classification", augment=GREY), SMALLER, 1e-3, 2400),

@@ -5,7 +5,8 @@
 The pairs are tar shards (webdataset's layout: KEY.jpg and KEY.txt) with a tokenizer.json, both your own.
 Hardware: 64 accelerators with 32 GB, or fewer with more `config.train.microbatches` (the loss is that of the whole batch all
 the same). `:smoke` is 20 steps of a tiny one on captioned shapes generated in code.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 4.2877, 3.5481, 3.4679, 3.4887, 3.4331; the last ten average 3.4619, with seed 1 3.4819.
 """
 
 from ml_collections import ConfigDict

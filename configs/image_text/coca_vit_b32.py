@@ -5,7 +5,8 @@
 The pairs are tar shards (webdataset's layout: KEY.jpg and KEY.txt) with a tokenizer.json, both your own.
 Hardware: 128 accelerators with 32 GB, or fewer with more `config.train.microbatches` (the loss is that of the whole batch all
 the same). `:smoke` is 20 steps of a tiny one on captioned shapes generated in code.
-{reference}
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 15.9530, 16.6331, 14.7999, 14.3579, 14.2559; the last ten average 14.4032, with seed 1 14.4145.
 """
 
 from ml_collections import ConfigDict

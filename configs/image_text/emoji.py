@@ -24,14 +24,14 @@ CLASSES = (
 
 # The objective, the model, the peak of the learning rate, and steps.
 PARADIGMS = {
-    "clip": (dict(), dict(name="dual_encoder", image=RESNET, text=TEXT, embedding=128), 1e-3, 400),
+    "clip": (dict(), dict(name="dual_encoder", image=RESNET, text=TEXT, embedding=128), 1e-3, 300),
     "siglip": (
         dict(begin=True),
         dict(name="dual_encoder", image=RESNET, text=TEXT | dict(causal=False, pool="last"), embedding=128),
         1e-3,
-        400,
+        300,
     ),
-    "coca": (dict(), dict(name="coca", image=VIT, text=TEXT, embedding=128, queries=16, pooler_heads=4), 1e-3, 400),
+    "coca": (dict(), dict(name="coca", image=VIT, text=TEXT, embedding=128, queries=16, pooler_heads=4), 1e-3, 300),
 }
 
 
@@ -49,12 +49,12 @@ def get_config(arg=""):
     if smoke:
         config.data = dict(name="pairs", source="shapes", size=32, limit=512, vocab_size=320, length=24)
     config.optimizer = dict(name="adamw", b2=0.98, weight_decay=0.2)
-    config.schedule = dict(name="cosine", peak=peak, warmup=5 if smoke else 100)
+    config.schedule = dict(name="cosine", peak=peak, warmup=5 if smoke else 50)
     config.train = dict(
         steps=20 if smoke else steps,
         batch_size=64 if smoke else 256,
         log_every=5 if smoke else 50,
-        eval_every=0 if smoke else 500,
+        eval_every=0 if smoke else 100,
         grad_clip=1.0,
     )
     config.checkpoint = dict(every=1000, keep=1)

@@ -23,12 +23,14 @@ def _export(arguments: Arguments) -> int:
 COMMANDS = (
     Command(
         "import",
-        "make a run of a Hugging Face model (GPT-2, LLaMA, BERT, RoBERTa, T5, BART; ViT, ViTMAE, BEiT) or a GGUF file (LLaMA)",
+        "make a run of a Hugging Face model (GPT-2, LLaMA, BERT, RoBERTa, T5, BART; ViT, ViTMAE, BEiT; CLIP, SigLIP), of "
+        "open_clip's CoCa, or of a GGUF file (LLaMA)",
         _import,
         (
             Flag(
                 "source",
-                "a directory with config.json, model.safetensors and, of text, tokenizer.json; or FILE.gguf",
+                "a directory with config.json (of open_clip open_clip_config.json), weights as safetensors and, of text, "
+                "tokenizer.json; or FILE.gguf",
                 "HF_DIR",
                 True,
             ),
@@ -37,7 +39,7 @@ COMMANDS = (
     ),
     Command(
         "export",
-        "write a run's model as a directory that transformers loads",
+        "write a run's model as a directory that transformers, or of CoCa open_clip, loads",
         _export,
         (
             Flag("workdir", "the directory of the run", "DIR", True),

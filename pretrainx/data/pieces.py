@@ -81,17 +81,25 @@ def of_bytes(known: dict[str, int], added: dict[str, dict], where: str) -> Piece
 
 
 def of_text(known: dict[str, int], added: dict[str, dict], model: dict) -> Pieces:
-    """Of a tokenizer of characters: WordPiece, Unigram, SentencePiece's BPE, whole words.
+    """Of a tokenizer of characters: WordPiece, Unigram, SentencePiece's BPE, whole words; and CLIP's, of bytes with a mark
+    where a word ends.
 
     A piece begins a word unless it has the prefix of continuations (WordPiece's "##"); where the vocabulary marks blanks, if
     it begins with that mark. model: the section of tokenizer.json.
     """
     prefix = model.get("continuing_subword_prefix") or ""
     marked = any(token.startswith(BLANK) for token in known)
-    unknown = model.get("unk_token")
+    unknown, suffix = model.get("unk_token"), model.get("end_of_word_suffix") or ""
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())} if suffix else {}
     pieces, words = [b""] * len(known), np.zeros(len(known), bool)
     for token, index in known.items():
         if added.get(token, {}).get("special") or token == unknown or index == model.get("unk_id"):
+            continue
+        if suffix:  # bytes, as CLIP has them; whether a word begins there, the token before it says
+            spelt = (
+                bytes([byte_of[each]]) if each in byte_of else each.encode() for each in token.removesuffix(suffix)
+            )
+            pieces[index] = b"".join(spelt) + b" " * token.endswith(suffix)
             continue
         joined = bool(prefix) and token.startswith(prefix) and token not in added
         words[index] = token.startswith(BLANK) if marked else not joined

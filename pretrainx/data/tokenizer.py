@@ -74,7 +74,10 @@ class Tokenizer:
         added = {token["content"]: token for token in description.get("added_tokens", ())}
         known = inner.get_vocab(with_added_tokens=True)
         self.vocabulary = _vocabulary(known, added, where, specials, sentinels)
-        self.lossless = '"ByteLevel"' in json.dumps([description.get(name) for name in ("pre_tokenizer", "decoder")])
+        # CLIP's marks where a word ends, and forgets which blanks stood there.
+        self._suffix = description["model"].get("end_of_word_suffix") or ""
+        forms = json.dumps([description.get(name) for name in ("pre_tokenizer", "decoder")])
+        self.lossless = not self._suffix and '"ByteLevel"' in forms
         found = (
             pieces.of_bytes(known, added, where)
             if self.lossless
@@ -206,7 +209,8 @@ class Tokenizer:
         array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64).reshape(-1)
         self.vocabulary.check(array, "decode")
         if not self.lossless:
-            return self._inner.decode(array[array < self.vocabulary.predicted].tolist())
+            text = self._inner.decode(array[array < self.vocabulary.predicted].tolist())
+            return text.replace(self._suffix, " ").rstrip() if self._suffix else text
         return b"".join(self._pieces[index] for index in array.tolist()).decode("utf-8", errors="replace")
 
     @cached_property

@@ -1,4 +1,5 @@
-"""Hugging Face directories: config.json, model.safetensors, tokenizer.json. Read and written without running anything."""
+"""Hugging Face directories, and open_clip's: configuration, safetensors, tokenizer.json. Read and written without running
+anything."""
 
 from __future__ import annotations
 
@@ -14,21 +15,39 @@ import numpy as np
 
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError, nearest
-from pretrainx.interop import bart, beit, bert, gpt2, llama, roberta, t5, tensors, vit, vit_mae, weights
-from pretrainx.interop.family import Family
+from pretrainx.interop import (
+    bart,
+    beit,
+    bert,
+    clip,
+    coca,
+    gpt2,
+    llama,
+    roberta,
+    siglip,
+    t5,
+    tensors,
+    vit,
+    vit_mae,
+    weights,
+)
+from pretrainx.interop.family import CONFIG, Family
 from pretrainx.interop.keys import Keys, refuse_habits
+from pretrainx.interop.pairs import PairModel
 from pretrainx.interop.pictures import PREPROCESSOR, PictureModel
-from pretrainx.interop.weights import WEIGHTS, read_json
+from pretrainx.interop.weights import read_json
 from pretrainx.models.layers import padded
 from pretrainx.models.stack import StackConfig
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 NAMED = ("bos", "eos", "pad", "mask", "cls", "sep")
 # Kept from the source and written again: how it is generated from, what its tokenizer is called, how its pictures are made.
 BESIDE = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", PREPROCESSOR)
 OF_TEXT = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, llama, bert, roberta, t5, bart)}
 OF_PICTURES = {module.FAMILY.model_type: module.FAMILY for module in (vit, vit_mae, beit)}
-FAMILIES = OF_TEXT | OF_PICTURES
+OF_PAIRS = {module.FAMILY.model_type: module.FAMILY for module in (clip, siglip, coca)}
+FAMILIES = OF_TEXT | OF_PICTURES | OF_PAIRS
+Model = StackConfig | PictureModel | PairModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +56,7 @@ class Pretrained:
 
     Attributes:
       config: its sizes and habits; `max_length` is the longest row that it knows, 0 where there is none. Of pictures what
-        stands in for it: a PictureModel.
+        stands in for it: a PictureModel, with captions a PairModel.
       params: our leaves, unboxed numpy arrays in the dtype of the file, vocabulary tables padded with zeros.
       vocab_size: how many ids the source's table has; of pictures, how many visual tokens.
       facts: what an export needs beside, as plain JSON values: source, model_type, vocab_size, dtype, left_out (names of
@@ -45,7 +64,7 @@ class Pretrained:
         files by name).
     """
 
-    config: StackConfig | PictureModel
+    config: Model
     params: paths.Tree = field(repr=False)
     vocab_size: int
     facts: dict[str, Any] = field(repr=False)
@@ -67,8 +86,8 @@ def read(directory: str | Path, ids: int = 0) -> Pretrained:
             why="no such directory",
             do="name a directory with config.json and model.safetensors, or a .gguf file",
         )
-    values = read_json(directory / CONFIG)
-    found = weights.read(directory)
+    values = values_of(directory)
+    found = weights.read(directory, _family(values, str(directory)).weights)
     files = {name: read_json(directory / name) for name in BESIDE if (directory / name).is_file()}
     return assemble(values, found, str(directory), ids, files)
 
@@ -85,8 +104,8 @@ def assemble(
     full = weights.named(family, found)
     config = family.to_config(Keys(values, f"{where}: {CONFIG}"), full.keys())
     config = family.described(config, files or {}, where)
-    vocab_size = values.get("vocab_size", 0)
-    config = with_rows(config, vocab_size, ids) if isinstance(config, StackConfig) else config
+    vocab_size = family.rows(values)
+    config = with_rows(config, vocab_size, ids)
     table = family.table(config, vocab_size, ids or vocab_size, config.max_length)
     placed = {name for row in table for name in row.names}
     left_out = sorted(name for name in full if name not in placed and family.spare.fullmatch(name))
@@ -106,15 +125,35 @@ def assemble(
     return Pretrained(config, params, vocab_size, facts)
 
 
-def with_rows(config: StackConfig, vocab_size: int, ids: int) -> StackConfig:
+def values_of(directory: Path) -> dict[str, Any]:
+    """What the configuration says; of open_clip's file, which names no family, with the one that is read of those.
+
+    DataError where it is missing or damaged."""
+    if (directory / CONFIG).is_file() or not (directory / coca.FILE).is_file():
+        return read_json(directory / CONFIG)
+    return read_json(directory / coca.FILE) | {"model_type": coca.FAMILY.model_type}
+
+
+def type_of(directory: Path) -> str:
+    """The name of the family that a directory is of; "" where no configuration says one."""
+    if not any((directory / name).is_file() for name in (CONFIG, coca.FILE)):
+        return ""
+    return str(values_of(directory).get("model_type", ""))
+
+
+def with_rows(config: Model, vocab_size: int, ids: int) -> Model:
     """`config` with a padding of tables that leaves room for all ids of the source and of the tokenizer."""
-    rows = padded(ids or vocab_size, config.vocab_multiple)
-    return config if rows >= vocab_size else replace(config, vocab_multiple=padded(vocab_size, config.vocab_multiple))
+    if isinstance(config, PictureModel):
+        return config
+    if padded(ids or vocab_size, config.vocab_multiple) >= vocab_size:
+        return config
+    wider = {"vocab_multiple": padded(vocab_size, config.vocab_multiple)}
+    return config.with_text(**wider) if isinstance(config, PairModel) else replace(config, **wider)
 
 
 def write(
     directory: str | Path,
-    config: StackConfig | PictureModel,
+    config: Model,
     params: paths.Tree,
     *,
     ids: int,
@@ -166,7 +205,7 @@ def write(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_files(partial, values, arrays, tokenizer, special, facts, max_length, card)
+        _write_files(partial, family, values, arrays, tokenizer, special, facts, max_length, card)
         if directory.exists():
             directory.rmdir()  # an empty one
         os.replace(partial, directory)
@@ -181,7 +220,7 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def fitting(config: StackConfig | PictureModel) -> Family:
+def fitting(config: Model) -> Family:
     """The family that a model can be written as. ConfigError names the habits that none has."""
     families = [family for family in FAMILIES.values() if isinstance(config, family.kind)]
     differing = [family.differing(config) for family in families]
@@ -218,7 +257,7 @@ def _as_it_was(
     if source.get("model_type") != family.model_type:
         return {}
     old = family.to_config(Keys(source, CONFIG), names)
-    if makes(old, source.get("vocab_size", 0), old.max_length) != makes(config, vocab_size, max_length):
+    if makes(old, family.rows(source), old.max_length) != makes(config, vocab_size, max_length):
         return {}
     kept = {key: value for key, value in source.items() if key != "torch_dtype"}
     return kept | {"architectures": [family.architecture(config)]}
@@ -237,11 +276,15 @@ def _config_json(
     wanted += ("decoder_start",) if "decoder_start" in special else ()
     ids = {f"{name}_token_id": special.get(name) for name in wanted}
     made = family.from_config(config, vocab_size, max_length)
+    if "text_config" in made:  # the special ids are those of one tower
+        known = {name: token for name, token in special.items() if name in ("bos", "eos", "pad") and token < vocab_size}
+        made["text_config"] = {f"{name}_token_id": token for name, token in known.items()} | made["text_config"]
     return {"architectures": [family.architecture(config)], "model_type": family.model_type, **made, **ids}
 
 
 def _write_files(
     directory: Path,
+    family: Family,
     values: dict[str, Any],
     arrays: dict[str, np.ndarray],
     tokenizer: str | Path | None,
@@ -257,9 +300,10 @@ def _write_files(
         shutil.copyfile(tokenizer, directory / TOKENIZER)
         made = tokenizer_config(read_json(directory / TOKENIZER), values, special, max_length)
         files.setdefault("tokenizer_config.json", made)
-    for name, content in {CONFIG: values, **files}.items():
+    for name, content in {family.file: family.told(values), **files}.items():
         (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    save_file(arrays, directory / WEIGHTS, metadata={"format": "pt"})  # without the metadata transformers refuses it
+    # Without the metadata transformers refuses it.
+    save_file(arrays, directory / family.weights, metadata={"format": "pt"})
     if card:
         (directory / "README.md").write_text(card, encoding="utf-8")
 

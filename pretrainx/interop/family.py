@@ -13,6 +13,8 @@ from pretrainx.interop.keys import ACTIVATIONS, Keys
 from pretrainx.interop.tensors import Row
 from pretrainx.models.stack import StackConfig
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -39,6 +41,8 @@ class Family:
         of the tokenizer. ConfigError where there is none.
       spare: names of what is left out where the model has no place for it: what other heads than its own would read.
       renamed: ((pattern, replacement), ...), names that old versions wrote.
+      rows: values of config.json -> how many ids the token table has.
+      file, weights: the names of the two files; told: values -> what is written into the first of them.
     """
 
     model_type: str
@@ -63,6 +67,10 @@ class Family:
     )
     spare: re.Pattern = re.compile(r"(?!)")
     renamed: tuple[tuple[re.Pattern, str], ...] = ()
+    rows: Callable[[Mapping[str, Any]], int] = lambda values: values.get("vocab_size", 0)
+    file: str = CONFIG
+    weights: str = WEIGHTS
+    told: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
 
     def full(self, names: Collection[str]) -> dict[str, str]:
         """{name in a file: full name}: with the family's prefix and its names of today."""

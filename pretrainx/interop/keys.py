@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pretrainx.core.errors import ConfigError, DataError, nearest
@@ -21,6 +21,7 @@ ACTIVATIONS = {
     "gelu": ("gelu",),
     "silu": ("silu", "swish"),
     "relu": ("relu",),
+    "quick_gelu": ("quick_gelu",),
 }
 # What encoder-decoders are generated from with; all of it idle too.
 GENERATION = """early_stopping force_bos_token_to_be_generated forced_bos_token_id forced_eos_token_id length_penalty
@@ -132,6 +133,16 @@ class Keys:
             self._problems.append(f"{name}: {_shown(found)}, expected a section")
             return {}
         return found
+
+    def numbers(self, name: str, default: Iterable[float]) -> tuple[float, ...]:
+        """A list of numbers; `default` where the key is left out or null."""
+        found = self._take(name)
+        if found in (_MISSING, None):
+            return tuple(default)
+        if not isinstance(found, (list, tuple)) or not all(type(number) in (int, float) for number in found):
+            self._problems.append(f"{name}: {_shown(found)}, expected numbers")
+            return tuple(default)
+        return tuple(map(float, found))
 
     def refuse(self, problem: str) -> None:
         self._problems.append(problem)

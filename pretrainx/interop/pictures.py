@@ -48,13 +48,15 @@ class PictureModel:
         return self.model.grid(self.images.size)
 
 
-def stack(keys: Keys) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(fields of VitConfig, fields of Images) that all these families have keys for."""
+def stack(
+    keys: Keys, patch: int = 16, epsilon: float = 1e-12, activation: str = "gelu"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(fields of VitConfig, fields of Images) that all these families have keys for, and what some are where left out."""
     keys.idle("hidden_dropout_prob", "attention_probs_dropout_prob", "problem_type")
     width, heads = keys.size("hidden_size", 768), keys.size("num_attention_heads", 12)
     if width % heads:
         keys.refuse(f"num_attention_heads: {heads} does not divide hidden_size {width}")
-    size, patch, channels = keys.size("image_size", 224), keys.size("patch_size", 16), keys.size("num_channels", 3)
+    size, patch, channels = keys.size("image_size", 224), keys.size("patch_size", patch), keys.size("num_channels", 3)
     if size % patch:
         keys.refuse(f"patch_size: {patch} does not divide image_size {size}")
     if channels not in (1, 3):
@@ -64,8 +66,8 @@ def stack(keys: Keys) -> tuple[dict[str, Any], dict[str, Any]]:
         depth=keys.size("num_hidden_layers", 12),
         heads=heads,
         mlp_width=keys.size("intermediate_size", 3072),
-        norm_epsilon=keys.positive("layer_norm_eps", 1e-12),
-        activation=keys.activation("hidden_act", "gelu"),
+        norm_epsilon=keys.positive("layer_norm_eps", epsilon),
+        activation=keys.activation("hidden_act", activation),
         initial_std=keys.initial_std(),
         patch=patch,
     )

@@ -19,7 +19,8 @@ class Row:
     Attributes:
       theirs: its name; "{}" stands for the layer's number.
       ours: paths of the leaves that lie in it side by side along the outputs: one, or query, key and value where fused.
-      inputs, outputs: dimensions of each of ours without layers, such as (D,) and (H, K); a vector has no inputs.
+      inputs, outputs: dimensions of each of ours without layers, such as (D,) and (H, K); a vector has no inputs, a
+        number neither.
       transposed: theirs is [outputs, inputs], as torch.nn.Linear stores it.
       vocab: the number of their ids, where inputs (a table) or, of a transposed one or a vector, outputs (a head) are our
         padded vocabulary; else 0.
@@ -50,6 +51,8 @@ class Row:
         inputs, outputs = self.folded
         both = (inputs, outputs * len(self.ours))
         shape = both[1:] if not self.inputs else both[::-1] if self.transposed else both
+        if not self.inputs + self.outputs:
+            shape = ()
         return (1,) * self.leading + shape
 
     @property
@@ -58,7 +61,7 @@ class Row:
 
     def to_ours(self, tensor: np.ndarray) -> list[np.ndarray]:
         """Their tensor as leaves of one layer; padded ids are rows of zeros."""
-        matrix = tensor.T if self.transposed else tensor.reshape(-1, tensor.shape[-1])
+        matrix = tensor.T if self.transposed else tensor.reshape(-1, math.prod(tensor.shape[-1:]))
         parts = np.split(matrix, len(self.ours), axis=1)
         return [self._padded(part).reshape(self.inputs + self.outputs) for part in parts]
 
@@ -141,7 +144,7 @@ def _leaves(table: tuple[Row, ...], tensors: Mapping[str, np.ndarray]) -> Iterat
         layers = [row.to_ours(tensors[name]) for name in row.names]
         for index, path in enumerate(row.ours):
             parts = [layer[index] for layer in layers]
-            yield path, np.stack(parts) if row.layers else np.ascontiguousarray(parts[0])
+            yield path, np.stack(parts) if row.layers else np.asarray(parts[0], order="C")
 
 
 def write(table: tuple[Row, ...], params: paths.Tree, where: str) -> dict[str, np.ndarray]:

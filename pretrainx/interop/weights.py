@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core.errors import DataError
-from pretrainx.interop.family import Family
+from pretrainx.interop.family import WEIGHTS, Family
 from pretrainx.models.stack import StackConfig
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 # How far a stored constant may lie from ours, which are at most 1: in float32, and in two bytes.
 CONSTANT, NARROW = 1e-5, 2.0**-8
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-def read(directory: Path) -> dict[str, np.ndarray]:
-    """All tensors by name, of one file or of the shards that its index names.
+def read(directory: Path, file: str = WEIGHTS) -> dict[str, np.ndarray]:
+    """All tensors by name, of the one `file` or of the shards that an index names.
 
     Raises DataError for files that are missing or damaged, and for pickles, which are never opened.
     """
@@ -47,12 +47,12 @@ def read(directory: Path) -> dict[str, np.ndarray]:
                 do="download the model anew",
             )
         return found
-    if (directory / WEIGHTS).is_file():
-        return _safetensors(directory / WEIGHTS)
+    if (directory / file).is_file():
+        return _safetensors(directory / file)
     pickled = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(suffix))
     raise DataError(
         "the weights are pickled" if pickled else "the directory has no weights",
-        where=str(directory / (pickled[0] if pickled else WEIGHTS)),
+        where=str(directory / (pickled[0] if pickled else file)),
         why="reading a pickle runs whatever code it holds" if pickled else "no such file, and no index of shards",
         do="save them as safetensors: model.save_pretrained(DIR) with the library that made them",
     )

@@ -17,12 +17,13 @@ from chex import assert_trees_all_equal_shapes_and_dtypes
 from pretrainx.core import config as strict
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.pairs import Pairs
 from pretrainx.core.readable import quantity
 from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.interop import directory, gguf
-from pretrainx.interop.directory import CONFIG, OF_PICTURES, TOKENIZER, Pretrained, read_json
+from pretrainx.interop.directory import OF_PAIRS, OF_PICTURES, TOKENIZER, Pretrained, read_json, type_of
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
@@ -30,7 +31,7 @@ from pretrainx.models.stack import StackConfig
 from pretrainx.objectives import spans
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
-from pretrainx.runs import interop_of_images
+from pretrainx.runs import interop_of_images, interop_of_pairs
 from pretrainx.runs.data import About
 from pretrainx.runs.load import Run, data_directory, load
 from pretrainx.runs.model_card import card_of
@@ -56,7 +57,7 @@ NAMES = {
 
 
 def import_model(source: str | Path, workdir: str | Path, say: Callable[[str], None] = print) -> None:
-    """Makes `workdir` a run at step 0 with the parameters of a Hugging Face directory or of a GGUF file.
+    """Makes `workdir` a run at step 0 with the parameters of a directory of Hugging Face's or open_clip's, or of a GGUF file.
 
     DIR/config.json is a recipe to go on from, DIR/tokenizer.json the tokenizer of text as it was, DIR/imported.json what an
     export needs beside. Raises DataError where the source cannot be followed to the letter, ConfigError for a workdir in use.
@@ -69,7 +70,8 @@ def import_model(source: str | Path, workdir: str | Path, say: Callable[[str], N
             why="an import is a new run, and nothing is overwritten",
             do="choose another --workdir, or remove what an unfinished import left there",
         )
-    if (source / CONFIG).is_file() and read_json(source / CONFIG).get("model_type") in OF_PICTURES:
+    kind = type_of(source)
+    if kind in OF_PICTURES:
         workdir.mkdir(parents=True, exist_ok=True)
         with _or_nothing(workdir):
             recipe, model, images, lines = interop_of_images.read(source)
@@ -82,6 +84,12 @@ def import_model(source: str | Path, workdir: str | Path, say: Callable[[str], N
     kept = workdir / TOKENIZER
     with _or_nothing(workdir):
         kept.write_text(text, encoding="utf-8")
+        if kind in OF_PAIRS:
+            recipe, model, tokenizer, about, lines = interop_of_pairs.read(source, kept.absolute(), kind)
+            _fits(tokenizer.vocabulary, model, source)
+            data = {"images": about.images.as_json(), "tokenizer": tokenizer.digest}
+            _save(recipe, about, model, data, workdir, [*lines, *_left_out(model)], say)
+            return
         tokenizer = Tokenizer.load(kept)
         size = tokenizer.vocabulary.size
         model = gguf.read(source, size, reader) if of_gguf else directory.read(source, size)
@@ -109,8 +117,11 @@ def export_model(
     run = load(workdir, step)
     config = run.config.model
     facts = read_json(workdir / FACTS) if (workdir / FACTS).is_file() else {}
-    if run.tokenizer is None:
-        model, count = interop_of_images.write(run, target, facts)
+    if run.tokenizer is None or isinstance(run.about, Pairs):
+        if run.tokenizer is None:
+            model, count = interop_of_images.write(run, target, facts)
+        else:
+            model, count = interop_of_pairs.write(run, target, facts, _tokenizer_file(run))
         _say_written(model, count, run, target, say)
         return
     if isinstance(config, DecoderConfig) and not isinstance(run.config.objective, AutoregressiveConfig):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Inner
 
 from pretrainx.core.errors import DataError
@@ -159,3 +159,47 @@ def test_a_byte_level_tokenizer_is_not_cut_short_by_its_file(tmp_path):
     assert len(tokenizer.encode_batch(["a"])[0]) == 1 and tokenizer.frame(np.array([5])).tolist() == [5]
     tokenizer.save(tmp_path / "again.json")
     assert Tokenizer.load(tmp_path / "again.json").digest == tokenizer.digest
+
+
+def clip():
+    """In the form of CLIP's: lower case, BPE over bytes with a mark where a word ends, <|startoftext|> and <|endoftext|>."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789'!?"
+    names = [*letters, *(f"{letter}</w>" for letter in letters), "r e", "re d</w>", "d o", "do g</w>"]
+    names = [name.replace(" ", "") for name in names]
+    merges = [("r", "e"), ("re", "d</w>"), ("d", "o"), ("do", "g</w>")]
+    vocab = {name: index for index, name in enumerate(names)}
+    inner = Inner(models.BPE(vocab, merges, end_of_word_suffix="</w>", continuing_subword_prefix=""))
+    inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    split = pre_tokenizers.Split(Regex(r"'s|[a-z]+|[0-9]|[^\sa-z0-9]+"), "removed", invert=True)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(special("<|startoftext|>", "<|endoftext|>"))
+    return inner
+
+
+def test_clip_forgets_blanks_and_case():
+    tokenizer = Tokenizer(clip())
+    assert not tokenizer.lossless
+    (ids,) = tokenizer.encode_batch(["A  RED dog's 12!"])
+    assert tokenizer.decode(ids) == "a red dog 's 1 2 !"
+    known = dict(tokenizer.vocabulary.specials)
+    assert known["bos"] == len(clip().get_vocab()) - 2 and known["eos"] == known["bos"] + 1
+    assert int(tokenizer.bytes_per_token[ids].sum()) == len("a red dog 's 1 2 ! ")
+
+
+def test_captions_are_stored_as_they_were_where_the_tokenizer_forgets(tmp_path):
+    """What is shown and compared is the caption itself, not what CLIP's tokens make of it."""
+    from PIL import Image
+
+    from pretrainx.data.pairs import PairConfig, prepare_pairs
+
+    clip().save(str(tmp_path / "tokenizer.json"))
+    for number in range(40):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = (json.dumps({"image": f"{number}.png", "caption": f"A RED dog  {number}"}) for number in range(40))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    config = PairConfig(
+        "jsonl", (str(tmp_path / "pairs.jsonl"),), held_out=0.2, tokenizer=str(tmp_path / "tokenizer.json"), length=8
+    )
+    pairs = prepare_pairs(config, tmp_path / "data", quiet)
+    assert all(text.startswith("A RED dog  ") for (text,) in pairs.captions("train"))

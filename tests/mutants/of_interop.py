@@ -6,6 +6,7 @@ PACKAGE, TEST = "pretrainx/interop/", "tests/interop/test_huggingface.py::test_"
 COMMANDS = "tests/interop/test_import_and_export.py::test_"
 ENCODERS = "tests/interop/test_encoders.py::test_"
 PICTURES = "tests/interop/test_models_of_pictures.py::test_"
+PAIRS = "tests/interop/test_models_of_pairs.py::test_"
 
 INTEROP = [
     Mutant(
@@ -175,5 +176,45 @@ INTEROP = [
         'if model.head in ("none", "codes"):',
         'if model.head in ("none",):',
         PICTURES + "codes_without_their_tokenizer_give_features",
+    ),
+    Mutant(
+        "fused pooler",
+        "keys and values of a fused attention are taken for each other",
+        PACKAGE + "pairs.py",
+        'names = (query, "key", "value")',
+        'names = (query, "value", "key")',
+        PAIRS + "where_the_numbers_lie",
+    ),
+    Mutant(
+        "old end",
+        "the end that old files of CLIP name is believed",
+        PACKAGE + "clip.py",
+        "if end == HIGHEST else end",
+        "if end < 0 else end",
+        PAIRS + "the_end_in_old_files_is_the_highest_id",
+    ),
+    Mutant(
+        "empty padding",
+        "captions are filled up with a row of zeros, where the model was trained with a token there",
+        "pretrainx/runs/interop_of_pairs.py",
+        "table[pad] = table[wanted]",
+        "table[pad] = 0",
+        PAIRS + "padding_that_is_no_token_of_the_file",
+    ),
+    Mutant(
+        "lost padding",
+        "a padding that was trained apart from its source's is exported as that one",
+        "pretrainx/runs/interop_of_pairs.py",
+        "np.array_equal(table[pad], table[instead])",
+        "len(table[pad]) == len(table[instead])",
+        PAIRS + "padding_that_is_no_token_of_the_file",
+    ),
+    Mutant(
+        "any end",
+        "a tokenizer that ends captions otherwise than the model was trained is taken",
+        "pretrainx/runs/interop_of_pairs.py",
+        "if wanted >= 0 and",
+        "if wanted < -1 and",
+        PAIRS + "special_tokens_that_are_others",
     ),
 ]

@@ -7,12 +7,14 @@ and of float64 answers the loss, a part of text's logits and two numbers of ever
 """
 
 import json
+import math
 import os
 import pathlib
 
 import numpy as np
 
 from pretrainx.interop import weights
+from pretrainx.interop.directory import FAMILIES
 
 EVERY = 7  # logit of a token is kept
 DIRECTORY = pathlib.Path(__file__).parent / "frozen"
@@ -27,13 +29,33 @@ def keep(folder, values, asked, loss, gradients, logits=None):
     if not os.environ.get("PRETRAINX_FREEZE"):
         return
     DIRECTORY.mkdir(exist_ok=True)
-    arrays = {f"tensor/{name}": short(array) for name, array in weights.read(folder).items()}
+    stored = weights.read(folder, FAMILIES[values["model_type"]].weights)
+    arrays = {f"tensor/{name}": short(array) for name, array in stored.items()}
     arrays |= {f"asked/{path}": short(np.asarray(array)) for path, array in flat(asked)}
     arrays |= {f"gradient/{name}": told(array) for name, array in gradients.items()}
     arrays |= {"loss": np.float64(loss), "config": np.array(json.dumps(values))}
     if logits is not None:
         arrays["logits"] = logits[..., ::EVERY]
-    np.savez_compressed(DIRECTORY / f"{called(values)}.npz", **arrays)
+    pack(DIRECTORY / f"{called(values)}.npz", arrays)
+
+
+def pack(path, arrays):
+    """Writes them behind one another: as members of an archive most of hundreds of small ones would be their headers."""
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    index = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
+    content = np.frombuffer(b"".join(array.tobytes() for array in arrays.values()), np.uint8)
+    np.savez_compressed(path, index=np.array(json.dumps(index)), content=content)
+
+
+def unpack(path):
+    """{name: array} of what `pack` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        index, content = json.loads(str(file["index"])), file["content"].tobytes()
+    found, place = {}, 0
+    for name, (dtype, shape) in index.items():
+        array = np.frombuffer(content, dtype, math.prod(shape), place).reshape(shape)
+        found[name], place = array, place + array.nbytes
+    return found
 
 
 def called(values):
@@ -68,9 +90,8 @@ def read(path):
 
     Floating-point numbers are float64 again.
     """
-    with np.load(path, allow_pickle=False) as file:
-        wide = lambda array: array.astype(np.float64) if array.dtype.kind == "f" else array
-        arrays = {name: wide(file[name]) for name in file.files}
+    wide = lambda array: array.astype(np.float64) if array.dtype.kind == "f" else array
+    arrays = {name: wide(array) for name, array in unpack(path).items()}
     part = lambda kind: {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
     values = json.loads(str(arrays["config"])) | {"dtype": "float64"}
     return values, part("tensor/"), part("asked/"), part("gradient/"), float(arrays["loss"]), arrays.get("logits")

@@ -43,10 +43,10 @@ class Ours:
         assert shapes(made) == shapes(self.params)
 
     @classmethod
-    def of(cls, model, folder, build):
+    def of(cls, model, folder, *arguments):
         """Of what the reference saves."""
         model.save_pretrained(folder)
-        made = cls(directory.read(folder), build)
+        made = cls(directory.read(folder), *arguments)
         made.folder = folder
         return made
 
@@ -68,7 +68,8 @@ class Ours:
 
 
 def compare(ours, model, found, outputs, loss, tolerance=1e-9):
-    """Asserts that our outputs, loss and gradient leaves, `found`, are the reference's (tensors that carry a graph)."""
+    """Asserts that our outputs, loss and gradient leaves, `found`, are the reference's (tensors that carry a graph); outputs
+    are one array or several by name."""
     model.zero_grad()
     loss.backward()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -78,27 +79,31 @@ def compare(ours, model, found, outputs, loss, tolerance=1e-9):
     our_outputs, our_loss, gradients = found
     assert gradients.keys() == wanted.keys()
     # A key's bias moves all scores of a query alike: no gradient but rounding, in units of the query's.
-    unit = lambda name: np.abs(wanted[name.replace(".key.", ".query.")]).max()
+    unit = lambda name: np.abs(wanted[name.replace(".key.", ".query.").replace(".k_proj.", ".q_proj.")]).max()
     assert all(unit(name) > 1e-6 for name in wanted)
-    errors = {"outputs": apart(our_outputs, outputs.detach().numpy()), "loss": abs(our_loss / loss.item() - 1)}
+    if not isinstance(outputs, dict):
+        our_outputs, outputs = {"outputs": our_outputs}, {"outputs": outputs}
+    assert our_outputs.keys() == outputs.keys()
+    errors = {name: apart(our_outputs[name], output.detach().numpy()) for name, output in outputs.items()}
+    errors["loss"] = abs(our_loss / loss.item() - 1)
+    said = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     errors |= {name: np.abs(gradients[name] - wanted[name]).max() / unit(name) for name in wanted}
     worst = max(errors, key=errors.get)
-    print(f"{len(wanted)} gradients; outputs {errors['outputs']:.1e}, loss {errors['loss']:.1e}, ", end="")
-    print(f"worst {worst} {errors[worst]:.1e}")
+    print(f"{len(wanted)} gradients; {said}, worst {worst} {errors[worst]:.1e}")
     assert errors[worst] < tolerance, {name: error for name, error in errors.items() if error >= tolerance}
 
 
-def round_trip(model, folder):
+def round_trip(model, folder, special=None):
     """What is read and written again has the same numbers bit for bit, says the same, and its class reads it; so it does
-    when nothing is known of where the model came from."""
+    when nothing is known of where the model came from; special: the ids that are written then."""
     import torch
     from safetensors.numpy import load_file
 
     model.save_pretrained(folder / "hf")
     read = directory.read(folder / "hf")
-    codes = {"ids": read.vocab_size, "vocab_size": read.vocab_size, "max_length": 0}
+    codes = {"ids": read.vocab_size, "vocab_size": read.vocab_size, "max_length": read.config.max_length}
     directory.write(folder / "again", read.config, read.params, **codes, facts=read.facts)
-    directory.write(folder / "ours", read.config, read.params, **codes)
+    directory.write(folder / "ours", read.config, read.params, **codes, special=special)
     before, after = (load_file(folder / name / "model.safetensors") for name in ("hf", "again"))
     family = FAMILIES[read.facts["model_type"]]
     before = {family.stored(read.config, full): before[name] for name, full in family.full(before).items()}

@@ -5,7 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parity import frozen, observed, pictured, test_bart, test_beit_parity, test_roberta, test_vit_mae, test_vit_parity
+from parity import (
+    frozen,
+    observed,
+    paired,
+    pictured,
+    test_bart,
+    test_beit_parity,
+    test_clip,
+    test_coca,
+    test_roberta,
+    test_siglip,
+    test_vit_mae,
+    test_vit_parity,
+)
 from parity.reference import apart
 from pretrainx.interop import directory
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
@@ -29,6 +42,7 @@ PICTURES = {
     "vit_mae": test_vit_mae.autoencoder,
     "beit": test_beit_parity.predictor,
 }
+PAIRS = {"clip": test_clip.OBJECTIVE, "siglip": test_siglip.OBJECTIVE, "coca": test_coca.OBJECTIVE}
 FORCED_FLOAT32 = ("llama", "t5-relu", "t5-gated-gelu")  # their references normalise in float32
 
 
@@ -82,7 +96,15 @@ def test_pictures(name):
     check(name, None, loss, gradients, wanted_loss, wanted)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name):
+    values, tensors, asked, wanted, wanted_loss, _ = frozen.read(frozen.DIRECTORY / f"{name}.npz")
+    ours, asked = paired.Ours(directory.assemble(values, tensors, name), PAIRS[name]), nested(asked)
+    observation = ours.observation(asked["inputs"]["image"], asked["inputs"]["tokens"])
+    check(name, None, *ours.gradients(observation), wanted_loss, wanted)
+
+
 def test_they_are_small():
     files = list(frozen.DIRECTORY.glob("*.npz"))
-    assert {file.stem for file in files} == {*TEXT, *PICTURES}
+    assert {file.stem for file in files} == {*TEXT, *PICTURES, *PAIRS}
     assert sum(file.stat().st_size for file in files) < 1_000_000

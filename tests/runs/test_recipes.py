@@ -36,7 +36,11 @@ def test_smoke(path, tmp_path):
             for name, value in (("knn_k", "0"), ("pictures", "0"), ("probe", ""))
         ]
     if path in OF_PAIRS:
-        changes += [("evals.image_text.recall", "()"), ("evals.image_text.written", "0"), ("evals.image_text.templates", "()")]
+        changes += [
+            ("evals.image_text.recall", "()"),
+            ("evals.image_text.written", "0"),
+            ("evals.image_text.templates", "()"),
+        ]
     assert train(load(f"{path}:smoke", changes), tmp_path, say=lambda line: None) == 0
     records = [record for record in read(tmp_path / "metrics.jsonl") if "train/loss" in record]
     losses = [record["train/loss"] for record in records]
