@@ -42,7 +42,8 @@ COMMANDS = (
             Flag("step", "the checkpoint (default: the newest)", "N"),
             Flag(
                 "evals",
-                "held_out, trigram, pseudo_perplexity, fill_in, sampled, representations, choices (default: all that apply)",
+                "held_out, trigram, pseudo_perplexity, fill_in, sampled, representations, image_text, choices "
+                "(default: all that apply)",
                 "NAME,...",
             ),
             Flag(

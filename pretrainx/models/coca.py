@@ -94,6 +94,11 @@ class CocaConfig:
             if wrong:
                 raise ConfigError(what, where=f"config.model.{key}", why=why, do=do)
 
+    @property
+    def tower(self) -> Any:
+        """`image` as it is built: of it only the tokens are used, and a head of its own would be parameters that nothing trains."""
+        return dataclasses.replace(self.image, pool="class" if self.image.class_token else "mean", pool_norm=False)
+
     def build(
         self,
         images: Images,
@@ -105,11 +110,9 @@ class CocaConfig:
         offset: float | None,
     ) -> Coca:
         """The model for pictures of the side `size` and captions of `length` tokens; the last two as SharedSpace has them."""
-        # Of the image tower only the tokens are used: a head of its own would be parameters that nothing trains.
-        image = dataclasses.replace(self.image, pool="class" if self.image.class_token else "mean", pool_norm=False)
         return Coca(
             self,
-            image.build(images, precision, size),
+            self.tower.build(images, precision, size),
             self.text.build(vocabulary, length, precision),
             log_scale,
             offset,

@@ -39,15 +39,15 @@ def dual_encoder_parameters(
 
 def coca_parameters(config: CocaConfig, vocab_size: int, length: int, size: int) -> int:
     """The same of CoCa. open_clip's ViT-B-32 with 76 tokens of 49,408: 253,560,065."""
-    image, text = config.image, config.text
+    image, text = config.tower, config.text
     d, norm, depth = text.width, norm_parameters(text), text.decoder_depth or text.depth
     # The poolers read the tower's blocks: its own norm at the end is not there.
-    towers = vit_parameters(image, size) - norm_parameters(image) + text_tower_parameters(text, vocab_size, length)
-    pooler = 2 * (d * d + d) + 2 * (image.width * d + d) + norm + 2 * image.width
+    towers = vit_parameters(image, size) - norm_parameters(image) * image.norm_first + text_tower_parameters(text, vocab_size, length)
+    pooler = 2 * (d * d + d) + 2 * (image.width * d + d) + 2 * d + 2 * image.width
     poolers = pooler + config.queries * d
     if config.pooler != "shared":  # the one that reads the other's tokens reads a sequence of its own width
         reads = d if config.pooler == "cascade" else image.width
-        poolers += 2 * (d * d + d) + 2 * (reads * d + d) + norm + 2 * reads + d
+        poolers += 2 * (d * d + d) + 2 * (reads * d + d) + 2 * d + 2 * reads + d
     block = block_parameters(text, cross=True)
     if text.inner_mlp:
         block += mlp_parameters(text) + 2 * norm
@@ -63,11 +63,12 @@ def flops_per_pair(model: DualEncoder | Coca, images: Images, size: int, length:
     """Forward and backward FLOPs of the matrix products of a picture and a caption; the batch's products with itself, a few
     thousandths of them, are not counted."""
     config = model.config if isinstance(model, Coca) else model
-    image, text = (config.image, config.text) if isinstance(model, Coca) else (model.image.config, model.text.config)
+    image, text = model.image.config, model.text.config
     tokens = length + (text.pool == "class")
     keys = visible_keys(tokens) if text.causal else tokens
     tower = (6 * text.depth * matmul_weights(text) + score_flops(text, keys, text.depth)) * tokens
-    total = flops_per_image(image, images, size) + tower
+    spaces = (model.projection == "both") * model.image.feature_width if isinstance(model, DualEncoder) else text.width
+    total = flops_per_image(image, images, size) + tower + 6 * config.embedding * (text.width + spaces)
     return float(total + (_decoder(model, size, length) if isinstance(model, Coca) else 0))
 
 
@@ -84,4 +85,4 @@ def _decoder(model: Coca, size: int, length: int) -> float:
     mlp = text.inner_mlp * (2 + text.gated) * d * text.mlp_size
     blocks = 6 * depth * (matmul_weights(text) + 2 * d * d + mlp) * length + 6 * depth * 2 * d * d * memory
     scores = score_flops(text, visible_keys(length) + memory, depth) * length
-    return poolers + blocks + scores + 6 * d * model.text.vocab_size * length
+    return poolers + blocks + scores + 6 * d * model.text.vocab_size * (length - 1)

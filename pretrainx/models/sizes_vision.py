@@ -57,10 +57,10 @@ def beit_parameters(config: VitConfig, size: int, codes: int, channels: int = 3)
 
 
 def flops_per_image(config: VitConfig | ResNetConfig, images: Images, size: int = 0) -> float:
-    """Forward and backward FLOPs of a picture of this side, in pixels (0: the data's), without a head."""
+    """Forward and backward FLOPs of a picture of this side, in pixels (0: the data's), to its features."""
     size = size or images.size
     if isinstance(config, VitConfig):
-        return vit_flops_per_image(config, size, images.channels)
+        return vit_flops_per_image(config, size, images.channels) + (config.pool == "map") * _map_head(config, size)
     return resnet_flops_per_image(config, size, images.channels)
 
 
@@ -99,6 +99,13 @@ def tokenizer_flops_per_image(config: VisualTokenizerConfig, size: int, channels
     weights += (config.codes if scored else config.code_width) * config.width * cells  # to the codes
     weights += config.code_width * config.width * cells  # and from them
     return float(6 * weights + (6 if scored else 4) * codes)
+
+
+def _map_head(config: VitConfig, size: int) -> float:
+    """A query that reads all tokens, and the MLP behind it."""
+    d, tokens = config.width, config.grid(size) ** 2 + config.class_token
+    weights = 2 * d * d * (tokens + 1) + (2 + config.gated) * d * config.mlp_size
+    return 6.0 * weights + 12 * d * tokens
 
 
 def _blocks(config: VitConfig, patches: int) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from pretrainx.adapt.mixture import Mixture
 from pretrainx.adapt.wrapper import Wrapper
 from pretrainx.core.errors import ConfigError
+from pretrainx.core.pairs import Pairs
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.evals import continuation
 from pretrainx.evals.fill_in import named, writing_on_first
@@ -35,6 +36,13 @@ def generate(
     another. ConfigError where the model does not write, or has no positions for so many tokens.
     """
     run = load(workdir, step)
+    if isinstance(run.about, Pairs):
+        raise ConfigError(
+            "the run is of pictures with captions",
+            where="--image",
+            why="no picture is given to write of",
+            do="--image=FILE with a run of the objective coca; those of clip and siglip write nothing",
+        )
     if not run.objective.decodes:
         raise ConfigError(
             "the run's model does not write text",
