@@ -96,7 +96,7 @@ class CocaConfig:
 
     @property
     def tower(self) -> Any:
-        """`image` as it is built: of it only the tokens are used, and a head of its own would be parameters that nothing trains."""
+        """`image` as it is built: only its tokens are used, and a head would be parameters that nothing trains."""
         return dataclasses.replace(self.image, pool="class" if self.image.class_token else "mean", pool_norm=False)
 
     def build(

@@ -42,7 +42,8 @@ def coca_parameters(config: CocaConfig, vocab_size: int, length: int, size: int)
     image, text = config.tower, config.text
     d, norm, depth = text.width, norm_parameters(text), text.decoder_depth or text.depth
     # The poolers read the tower's blocks: its own norm at the end is not there.
-    towers = vit_parameters(image, size) - norm_parameters(image) * image.norm_first + text_tower_parameters(text, vocab_size, length)
+    towers = vit_parameters(image, size) - norm_parameters(image) * image.norm_first
+    towers += text_tower_parameters(text, vocab_size, length)
     pooler = 2 * (d * d + d) + 2 * (image.width * d + d) + 2 * d + 2 * image.width
     poolers = pooler + config.queries * d
     if config.pooler != "shared":  # the one that reads the other's tokens reads a sequence of its own width
