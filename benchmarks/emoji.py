@@ -68,9 +68,13 @@ def by_category(workdir: Path, k: int = 5) -> tuple[float, float]:
 
 def evaluated(workdir: Path) -> dict[str, float]:
     """What `pretrainx eval` says of the finished run, kept in the run's evals.jsonl."""
-    path = workdir / "evals.jsonl"
-    if not path.is_file():
+    path, steps = (
+        workdir / "evals.jsonl",
+        [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()],
+    )
+    if not path.is_file() or json.loads(path.read_text().splitlines()[-1])["step"] != max(map(int, steps)):
         command = [sys.executable, "-m", "pretrainx", "eval", f"--workdir={workdir}", "--evals=image_text"]
+        command += ["--config.evals.image_text.captions_of_each=1"]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     return json.loads(path.read_text().splitlines()[-1])
 
@@ -95,10 +99,10 @@ def main() -> None:
         pick = lambda part, found=found: next(
             (metric, value) for metric, value in found.items() if part in metric and not metric.endswith("/interval")
         )
-        chance = pick("retrieval/chance@5")[1]
+        chance = pick("retrieval/chance@5_")[1]
         row = f"{name:<8}{seconds:>8.0f}"
         for way in ("image_to_text", "text_to_image"):
-            metric, value = pick(f"{way}_recall@5")
+            metric, value = pick(f"{way}_recall@5_")
             interval = found[f"{metric}/interval"]
             row += f"{f'{value:.3f} +- {interval:.3f} ({value / chance:.0f} x)':>26}"
         metric, value = pick("zero_shot/accuracy")

@@ -59,6 +59,8 @@ def get_config(arg=""):
     )
     config.checkpoint = dict(every=1000, keep=1)
     config.evals = dict(limit=64 if smoke else 512, batch_size=64 if smoke else 128)
-    config.evals.image_text = dict(templates=("{}", "a picture of {}"), classes=() if smoke else CLASSES)
+    # The first caption is the whole one; of the keywords most are true of many emoji.
+    config.evals.image_text = dict(captions_of_each=1, templates=("{}", "a picture of {}"))
+    config.evals.image_text.classes = () if smoke else CLASSES
     config.evals.representations = dict(knn_k=20)
     return config

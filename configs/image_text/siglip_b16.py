@@ -32,7 +32,7 @@ def get_config(arg=""):
         config.data = dict(name="pairs", source="tar", paths=("pairs/*.tar",), size=224, held_out=0.002)
         config.data.update(tokenizer="siglip/tokenizer.json", length=64, captions=5, specials=())
     config.optimizer = dict(name="adamw", b2=0.95, weight_decay=1e-4)
-    config.schedule = dict(name="cosine", peak=1e-3 if smoke else 1e-3, warmup=5 if smoke else 20_000, floor=0.0)
+    config.schedule = dict(name="cosine", peak=1e-3, warmup=5 if smoke else 20_000, floor=0.0)
     config.precision = dict(compute="float32" if smoke else "bfloat16")
     config.train = dict(
         steps=20 if smoke else 275_000,

@@ -103,13 +103,18 @@ def _columns(rows: list[tuple[str, ...]]) -> None:
 
 
 def _summarise_pictures(pictures: PreparedPictures) -> None:
-    """Counts of each split, the form, and the statistics that pictures are normalised with."""
+    """Counts of each split, the sizes in the source, the form, and the statistics that pictures are normalised with."""
+    from pretrainx.data import picture_sizes
+
     rows, splits = [("split", "pictures", "skipped", "of each class", "sha256")], pictures.meta["splits"]
     for split in pictures.splits:
         facts = splits[split]
         each = f"{min(facts['counts']):,} to {max(facts['counts']):,}" if facts["counts"] else "no labels"
         rows.append((split, f"{facts['pictures']:,}", f"{len(facts['bad']):,}", each, facts["digest"][:12]))
     _columns(rows)
+    for split in pictures.splits:
+        if "sizes" in splits[split]:  # directories from before they were counted have none
+            print(f"{split}: {picture_sizes.told(splits[split]['sizes'])}")
     if captions := {split: facts["captions"] for split in pictures.splits if "captions" in (facts := splits[split])}:
         _summarise_captions(captions)
         print(f"vocabulary {pictures.tokenizer.vocabulary.size}, tokenizer {pictures.tokenizer.digest[:12]}")
@@ -121,7 +126,7 @@ def _summarise_pictures(pictures: PreparedPictures) -> None:
 
 def _summarise_captions(splits: dict[str, dict[str, Any]]) -> None:
     """Counts of the captions of each split."""
-    rows = [("captions of", "number", "tokens", "empty", "cut", "of several pictures", "sha256")]
+    rows = [("captions of", "number", "tokens", "empty", "cut with both ends", "of several pictures", "sha256")]
     for split, facts in splits.items():
         numbers = [f"{facts[name]:,}" for name in ("captions", "tokens", "empty", "cut", "duplicates")]
         numbers[3] += f" at {facts['cut_at']}"
@@ -250,7 +255,10 @@ def _fetch(arguments: Arguments) -> int:
             "an archive is of one set", where="--from", why=f"sets: {', '.join(names)}", do="fetch them one at a time"
         )
     for name in names:
-        directory = fetch.fetch(name, arguments.flags["dest"], archives.split(",") if archives else ())
+        # A comma is a part of the path where there is but one archive.
+        several = name in ENTRIES and len(ENTRIES[name].archives) > 1
+        given = archives.split(",") if archives and several else [archives] if archives else []
+        directory = fetch.fetch(name, arguments.flags["dest"], given)
         print(fetch.advice(ENTRIES[name], directory))
     return 0
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.corpus import BATCH_CHARACTERS
 from pretrainx.data.directory import check_file, damaged
 from pretrainx.data.tokenizer import Tokenizer
@@ -55,7 +56,8 @@ class CaptionWriter:
     def finish(self, tokenizer: Tokenizer, dtype: np.dtype, length: int) -> dict[str, Any]:
         """Writes the files; what data.json says of the captions.
 
-        length: tokens of a row; captions that do not fit between its "bos" and "eos" are counted as cut.
+        length: tokens of a row. Captions that do not fit between its "bos" and "eos" are counted as cut; rows without "bos",
+          which some objectives read, have room for one token more, so that of them fewer may be cut.
         """
         lengths, digests = array("q"), {}
         tokens = _File(path_of(self._directory, self._split, "tokens"))
@@ -145,18 +147,47 @@ class Captions(Sequence[tuple[str, ...]]):
     def ids(self, pictures: np.ndarray, count: int, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ids of the first `count` captions of pictures int64[n], each cut to `room` tokens.
 
-        (int32[n, count, room], where it holds ids: bool[n, count, room], how many captions are real: int32[n]); what is no
-        id is 0.
+        (int32[sum of sizes] of all behind one another, sizes int64[n, count], how many captions are real: int32[n]).
         """
         first = self.pictures[pictures]
         real = np.minimum(self.pictures[pictures + 1] - first, count)
         caption = first[:, None] + np.minimum(np.arange(count), real[:, None] - 1)
         begin = self.offsets[caption]
-        size = np.where(np.arange(count) < real[:, None], self.offsets[caption + 1] - begin, 0)
-        there = np.arange(room) < size[..., None]
-        found = np.zeros(there.shape, np.int32)
-        found[there] = self.tokens[(begin[..., None] + np.arange(room))[there]]
-        return found, there, real.astype(np.int32)
+        sizes = np.where(np.arange(count) < real[:, None], self.offsets[caption + 1] - begin, 0)
+        sizes = np.minimum(sizes, room)
+        there = np.arange(room) < sizes[..., None]
+        found = self.tokens[(begin[..., None] + np.arange(room))[there]]
+        return found.astype(np.int32), sizes, real.astype(np.int32)
+
+
+def room(width: int, begin: bool) -> int:
+    """How many tokens of a caption fit into a row of `width` between its ends."""
+    return width - begin - 1
+
+
+def framed(ids: np.ndarray, sizes: np.ndarray, width: int, vocabulary: Vocabulary, begin: bool) -> np.ndarray:
+    """int32[..., W]: captions as rows [bos] ids [eos] pad ..., without "bos" unless `begin`.
+
+    Args:
+      ids: int[sum of sizes], of all captions behind one another.
+      sizes: int[...], how many are of each, at most `room(width, begin)`.
+      width: W.
+
+    Raises ConfigError for a special token that the vocabulary does not have.
+    """
+    tokens = np.full((*sizes.shape, width), vocabulary.special("pad"), np.int32)
+    if begin:
+        tokens[..., 0] = vocabulary.special("bos")
+    tokens[..., int(begin) : -1][np.arange(room(width, begin)) < sizes[..., None]] = ids
+    np.put_along_axis(tokens, (begin + sizes)[..., None], vocabulary.special("eos"), -1)
+    return tokens
+
+
+def framed_each(ids: Sequence[np.ndarray], width: int, vocabulary: Vocabulary, begin: bool) -> np.ndarray:
+    """int32[n, W]: `framed` of the ids int[any] of each of n captions, each cut so that both ends stay."""
+    cut = [each[: room(width, begin)] for each in ids]
+    sizes = np.array([len(each) for each in cut], np.int64)
+    return framed(np.concatenate([np.zeros(0, np.int32), *cut]), sizes, width, vocabulary, begin)
 
 
 def opened(directory: Path, split: str, dtype: str, tokenizer: Tokenizer) -> Captions:

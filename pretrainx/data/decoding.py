@@ -32,11 +32,17 @@ def limited(pixels: int) -> Iterator[None]:
 
 
 def decode(content: bytes | np.ndarray, size: int, channels: int, pixels: int) -> np.ndarray:
-    """uint8[S, S, C] of a picture: of encoded bytes (of several frames the first), or of uint8[H, W] or [H, W, 1, 3 or 4].
+    """`measured` without the size of the whole picture."""
+    return measured(content, size, channels, pixels)[0]
 
-    Turned as its EXIF record says; what is transparent shows white; grey is ITU-R 601 luma. With a `size` the centre
-    square is resampled to it by Pillow's bicubic filter, which widens with the scale and so does not alias; what has that
-    size already stays as it is. 16-bit grey keeps its upper eight bits.
+
+def measured(content: bytes | np.ndarray, size: int, channels: int, pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """(uint8[S, S, C] of a picture, (height, width) that it had before it was cropped or resized).
+
+    The picture is of encoded bytes (of several frames the first), or of uint8[H, W] or [H, W, 1, 3 or 4]. It is turned as
+    its EXIF record says; what is transparent shows white; grey is ITU-R 601 luma. With a `size` the centre square is
+    resampled to it by Pillow's bicubic filter, which widens with the scale and so does not alias; what has that size
+    already stays as it is. 16-bit grey keeps its upper eight bits.
 
     Args:
       size: S, or 0: as the picture is, height and width may then differ.
@@ -49,12 +55,13 @@ def decode(content: bytes | np.ndarray, size: int, channels: int, pixels: int) -
         height, width, *depth = content.shape
         fits = depth == [channels] if channels else depth in ([1], [3])
         if fits and (size or height, size or width) == (height, width):
-            return content
+            return content, (height, width)
     try:
         picture = _opened(content)
         if picture.width * picture.height > pixels:
             raise BadPictureError(f"{picture.width} x {picture.height} pixels, above the limit of {pixels}")
         picture = _channels(ImageOps.exif_transpose(picture), channels)
+        whole = picture.height, picture.width
         if size and picture.size != (size, size):
             side = min(picture.size)
             left, top = (picture.width - side) / 2, (picture.height - side) / 2
@@ -65,7 +72,7 @@ def decode(content: bytes | np.ndarray, size: int, channels: int, pixels: int) -
         raise
     except Exception as error:  # decoders raise whatever the bytes lead them to
         raise BadPictureError(f"{type(error).__name__}: {error}"[:200]) from error
-    return array[..., None] if array.ndim == 2 else array
+    return array[..., None] if array.ndim == 2 else array, whole
 
 
 def _opened(content: bytes | np.ndarray) -> Image.Image:

@@ -8,7 +8,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -53,6 +53,7 @@ class ImageSource:
       passed_over: how many files beside them are no pictures by their names.
       groups: of each, what decides the split in place of its name, so that what belongs together stays together; empty where
         no picture has a group.
+      files: the paths of pictures that what was given only names; empty where it holds its pictures itself.
     """
 
     names: Sequence[str]
@@ -60,6 +61,7 @@ class ImageSource:
     classes: tuple[str, ...] = ()
     passed_over: int = 0
     groups: Sequence[str] = ()
+    files: Collection[str] = ()
 
 
 def folder(paths: tuple[str, ...]) -> ImageSource:

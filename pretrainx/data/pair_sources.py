@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -20,6 +21,8 @@ from pretrainx.data.tar_shards import Shards
 
 KINDS = ("shapes", "jsonl", "tar", "array_record")
 CAPTION_KEYS = ("caption", "captions", "text")  # of an Example
+# What the system says of a path that cannot be that of a picture, whatever the state of the disk.
+NO_PICTURE = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 
 
 class Pair(NamedTuple):
@@ -38,8 +41,12 @@ class Pair(NamedTuple):
     empty: int = 0
 
 
-def cleaned(label: Any, content: bytes | np.ndarray | BadPictureError, captions: Sequence[Any]) -> Pair:
+def cleaned(
+    label: Any, content: bytes | np.ndarray | BadPictureError, captions: Sequence[Any], group: Any = None
+) -> Pair:
     """A pair of what a record holds; where that is no label, no text, or no caption but empty ones, `content` says so."""
+    if bad := halved("its group", group) or halved("its label", label):
+        return Pair(None, bad)
     if label is not None and (isinstance(label, bool) or not isinstance(label, (str, int))):
         return Pair(None, BadPictureError(f"its label is a {type(label).__name__}, not a text or an integer"))
     kept: dict[str, None] = {}
@@ -47,8 +54,8 @@ def cleaned(label: Any, content: bytes | np.ndarray | BadPictureError, captions:
     for caption in captions:
         if not isinstance(caption, str):
             return Pair(label, BadPictureError(f"a caption is a {type(caption).__name__}, not a text"))
-        if any("\ud800" <= character <= "\udfff" for character in caption):  # JSON can write half of a surrogate pair
-            return Pair(label, BadPictureError("a caption is not valid Unicode"))
+        if bad := halved("a caption", caption):
+            return Pair(label, bad)
         if text := caption.strip():
             kept[text] = None
         else:
@@ -58,13 +65,23 @@ def cleaned(label: Any, content: bytes | np.ndarray | BadPictureError, captions:
     return Pair(label, content, tuple(kept), empty)
 
 
+def halved(what: str, text: Any) -> BadPictureError | None:
+    """Why a text cannot be used: JSON can write half of a surrogate pair, which no UTF-8 holds. None for any other value."""
+    try:
+        if isinstance(text, str):
+            text.encode()
+    except UnicodeEncodeError:
+        return BadPictureError(f"{what} is not valid Unicode: {text!r}"[:200])
+    return None
+
+
 def jsonl(paths: tuple[str, ...]) -> ImageSource:
     """Lines {"image": path beside the file, "caption": text or "captions": [text, ...], "label", "group"}, the last two if any.
 
-    A picture is named by its path, and is in one line. Raises DataError for a line that is no such object, and for a path
-    that leaves the directory of its file.
+    A picture is named by its path, and is in one line; what has no path that can be written is named by its line. Raises
+    DataError for a line that is no such object, and for a path that leaves the directory of its file.
     """
-    names, groups, places, seen = [], [], [], set()
+    names, groups, places, pictures = [], [], [], set()
     for listed, path in files(paths, (".jsonl",)):
         folder, offset = path.resolve().parent, 0
         with path.open("rb") as stream:
@@ -74,10 +91,13 @@ def jsonl(paths: tuple[str, ...]) -> ImageSource:
                     continue
                 record = _object(line, where)
                 image = _image_of(record, where)
-                if (folder, image) in seen:
-                    raise _unusable("a picture is in two lines", where, image, "give all its captions in one line")
-                seen.add((folder, image))
-                names.append((PurePosixPath(listed).parent / image).as_posix())
+                if halved("its path", image):  # the split is made by names, before any picture is refused
+                    names.append(f"{listed}:{number}")
+                else:
+                    if (whole := f"{folder}/{image}") in pictures:
+                        raise _unusable("a picture is in two lines", where, image, "give all its captions in one line")
+                    pictures.add(whole)
+                    names.append((PurePosixPath(listed).parent / image).as_posix())
                 groups.append(_group(record, names[-1]))
                 places.append((path, start))
 
@@ -87,9 +107,10 @@ def jsonl(paths: tuple[str, ...]) -> ImageSource:
                 for _, start in wanted:
                     stream.seek(start)
                     record = _object(stream.readline(), str(path))
-                    yield cleaned(record.get("label"), _file(path.parent / record["image"]), captions_of(record))
+                    content = halved("its path", record["image"]) or _file(path.parent / record["image"])
+                    yield cleaned(record.get("label"), content, captions_of(record), _grouped_by(record))
 
-    return ImageSource(names, read, groups=groups)
+    return ImageSource(names, read, groups=groups, files=pictures)
 
 
 def tar(paths: tuple[str, ...]) -> ImageSource:
@@ -115,8 +136,8 @@ def tar(paths: tuple[str, ...]) -> ImageSource:
                 label = int(numbered)
             except ValueError:
                 return Pair(None, BadPictureError(f"its .cls holds {numbered[:20]!r}, no integer"))
-        # What follows the last line end is no caption.
-        return cleaned(label, shards.picture(number), [*(lines[:-1] if not lines[-1] else lines), *captions_of(record)])
+        captions = [*(lines[:-1] if not lines[-1] else lines), *captions_of(record)]  # none follows the last line end
+        return cleaned(label, shards.picture(number), captions, _grouped_by(record))
 
     return ImageSource(
         shards.names,
@@ -208,17 +229,24 @@ def _image_of(record: dict[str, Any], where: str) -> str:
 def _file(path: Path) -> bytes | BadPictureError:
     try:
         return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return BadPictureError(f"there is no file {path.name}")
-    except OSError as error:  # not the picture is bad but the disk
+    except OSError as error:
+        if error.errno in NO_PICTURE:
+            return BadPictureError(f"there is no file {path.name[:100]}: {error.strerror}")
+        # Not the picture is bad but the disk.
         raise _unusable("a picture cannot be read", str(path), str(error), "mend it") from error
 
 
 def _group(record: dict[str, Any] | BadPictureError, name: str) -> str:
     """What decides the split: the group that a record names, else its name."""
-    group = None if isinstance(record, BadPictureError) else record.get("group")
-    group = group[0] if isinstance(group, list) and group else group
-    return str(group) if isinstance(group, (str, int)) and group != "" else name
+    group = None if isinstance(record, BadPictureError) else _grouped_by(record)
+    usable = isinstance(group, (str, int)) and group != "" and not halved("its group", group)
+    return str(group) if usable else name
+
+
+def _grouped_by(record: dict[str, Any]) -> Any:
+    """What a record holds as its group, the first of several."""
+    group = record.get("group")
+    return group[0] if isinstance(group, list) and group else group
 
 
 def _loose(content: bytes | None) -> dict[str, Any] | BadPictureError:

@@ -35,7 +35,6 @@ class PairConfig(PictureConfig):
       captions: K, the most captions of a picture that a row brings, the first ones; all are prepared.
       specials: names of special tokens for a tokenizer that is made here, beside "pad" and "eos"; one from a file must have
         them.
-      sentinels: how many tokens stand for hidden spans, the last ids of the tokenizer (`vocab_size` counts them).
     """
 
     source: str = dataclasses.field(default="shapes", metadata={"choices": pair_sources.KINDS})
@@ -44,7 +43,7 @@ class PairConfig(PictureConfig):
     length: int = dataclasses.field(default=32, metadata={"min": 3})
     captions: int = dataclasses.field(default=8, metadata={"min": 1})
     specials: tuple[str, ...] = ("bos",)
-    sentinels: int = dataclasses.field(default=0, metadata={"min": 0})
+    sentinels = 0  # no field: no objective of pairs hides spans, and what makes a tokenizer asks for their number
 
     def preparing(self) -> dict[str, Any]:
         """The fields that decide what is prepared: one directory serves any length, and any number of captions."""
@@ -82,7 +81,8 @@ def _make(config: PairConfig, work: Path, log: Callable[[str], None]) -> None:
         meta["splits"][split]["captions"] = facts
         log(
             f"data: {split}, {facts['captions']:,} captions of {facts['tokens']:,} tokens; {facts['empty']:,} empty ones "
-            f"dropped, {facts['cut']:,} do not fit into {config.length} tokens, {facts['duplicates']:,} are of several pictures"
+            f"dropped, {facts['cut']:,} do not fit into {config.length} tokens with both ends, {facts['duplicates']:,} are of "
+            "several pictures"
         )
     tokenizer.save(work / TOKENIZER)
     sync_directory(work)
@@ -120,6 +120,6 @@ class PairWriter(PictureWriter):
         self.captions.add(picture.captions)
 
     def _counted(self, pictures: Iterator[Decoded]) -> Iterator[Decoded]:
-        for name, pair, array in pictures:
+        for name, pair, found in pictures:
             self.empty += pair.empty
-            yield name, pair, array
+            yield name, pair, found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -62,19 +63,28 @@ def given_sources(
 ) -> tuple[ImageSource, ImageSource | None]:
     """What is split into training and held-out pictures, and what is tested on, of a source that reads paths.
 
-    Raises ConfigError for a file that is in both.
+    Raises ConfigError for a file that is in both, and for a picture that is named by files of both.
     """
     if not config.test_paths:
         return read(config.paths), None
-    every = lambda paths: {path.resolve() for _, path in files(paths, ("",))}
-    if both := every(config.paths) & every(config.test_paths):
+    every = lambda paths: {str(path.resolve()) for _, path in files(paths, ("",))}
+    _refuse_shared("a file", every(config.paths) & every(config.test_paths))
+    train, test = read(config.paths), read(config.test_paths)
+    # Resolved here only: it asks the disk about each. Not by Path.resolve, which refuses a link to itself.
+    named = lambda source: {os.path.realpath(path) for path in source.files}
+    _refuse_shared("a picture", named(train) & named(test))
+    return train, test
+
+
+def _refuse_shared(what: str, both: set[str]) -> None:
+    """ConfigError where there are paths of both."""
+    if both:
         raise ConfigError(
-            "a file is both trained and tested on",
+            f"{what} is both trained and tested on",
             where="config.data.test_paths",
-            why=str(min(both)),
+            why=min(both),
             do="leave it out of one of config.data.paths and config.data.test_paths",
         )
-    return read(config.paths), read(config.test_paths)
 
 
 def generated_sources(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 
 from pretrainx.core.errors import DataError
 from pretrainx.core.images import Images
-from pretrainx.data.decoding import BadPictureError, decode, limited
+from pretrainx.data import picture_sizes
+from pretrainx.data.decoding import BadPictureError, limited, measured
 from pretrainx.data.image_sources import ImageSource, Picture
 from pretrainx.data.picture_splits import PictureConfig, numbers_of_splits, numbers_of_test
 from pretrainx.data.prepared_images import images_of, labels_of
@@ -56,6 +58,7 @@ def write_splits(
     for split, facts in splits.items():
         labelled = f"{len(images.classes)} classes" if facts["labels_digest"] else "no labels"
         log(f"data: {split}, {facts['pictures']:,} pictures of {'x'.join(map(str, form))}, {labelled}")
+        log(f"data: {split}, {picture_sizes.told(facts['sizes'])}")
     names = hashlib.sha256("\n".join(source.names).encode("utf-8", "surrogateescape")).hexdigest()
     passed_over = sum(each.passed_over for each in given)
     return (
@@ -70,17 +73,18 @@ def write_splits(
     )
 
 
-Decoded = tuple[str, Picture, np.ndarray | BadPictureError]
+Measured = tuple[np.ndarray, tuple[int, int]]
+Decoded = tuple[str, Picture, Measured | BadPictureError]
 
 
 def decoded(config: PictureConfig, source: ImageSource, numbers: list[int], pool) -> Iterator[Decoded]:
-    """(name, picture, its pixels or why there are none), in the order of `numbers`."""
+    """(name, picture, its pixels and size as of `measured` or why there are none), in the order of `numbers`."""
 
-    def pixels(picture: Picture) -> np.ndarray | BadPictureError:
+    def pixels(picture: Picture) -> Measured | BadPictureError:
         if isinstance(picture.content, BadPictureError):
             return picture.content
         try:
-            return decode(picture.content, config.size, config.channels, config.pixel_limit)
+            return measured(picture.content, config.size, config.channels, config.pixel_limit)
         except BadPictureError as error:
             return error
 
@@ -92,7 +96,7 @@ def decoded(config: PictureConfig, source: ImageSource, numbers: list[int], pool
         # Plain arrays cost less than handing them to a thread.
         encoded = any(isinstance(picture.content, bytes) for _, picture in chunk)
         found = (pool.map if encoded else map)(pixels, [picture for _, picture in chunk])
-        yield from ((name, picture, array) for (name, picture), array in zip(chunk, found, strict=True))
+        yield from ((name, picture, each) for (name, picture), each in zip(chunk, found, strict=True))
 
 
 class PictureWriter:
@@ -107,22 +111,25 @@ class PictureWriter:
         self.form, self.labels, self._bad = form, [], []
         self._config, self._work, self._split, self._expected, self._log = config, work, split, expected, log
         self._digest, self._first = hashlib.sha256(), ""
+        self._sizes = array("q")  # height and width in the source, of one picture after another
         self._histogram: np.ndarray | int = 0
 
     def write(self, pictures: Iterator[Decoded]) -> None:
         with images_of(self._work, self._split).open("wb") as stream:
-            for name, picture, array in pictures:
-                if isinstance(array, BadPictureError):
-                    self._skip(name, str(array))
+            for name, picture, found in pictures:
+                if isinstance(found, BadPictureError):
+                    self._skip(name, str(found))
                     continue
-                self._check(name, array.shape)
-                content = np.ascontiguousarray(array)
+                pixels, size = found
+                self._check(name, pixels.shape)
+                self._sizes.extend(size)
+                content = np.ascontiguousarray(pixels)
                 stream.write(content)
                 self._digest.update(content)
                 self.labels.append(picture.label)
                 self.keep(picture)
                 if self._split == "train":
-                    values = array.reshape(-1, array.shape[-1]).T
+                    values = pixels.reshape(-1, pixels.shape[-1]).T
                     self._histogram = self._histogram + np.stack([np.bincount(v, minlength=256) for v in values])
             stream.flush()
             os.fsync(stream.fileno())
@@ -141,7 +148,8 @@ class PictureWriter:
 
     def finish(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Writes the labels; what data.json says of the split."""
-        facts = {"pictures": len(self.labels), "digest": self._digest.hexdigest(), "bad": self._bad}
+        sizes = picture_sizes.counted(np.array(self._sizes, np.int64).reshape(-1, 2), self._config.size)
+        facts = {"pictures": len(self.labels), "digest": self._digest.hexdigest(), "bad": self._bad, "sizes": sizes}
         given = [label is not None for label in self.labels]
         if not any(given):
             return facts | {"labels_digest": None, "counts": []}
@@ -154,18 +162,17 @@ class PictureWriter:
             )
         known = {name: number for number, name in enumerate(classes)}
         numbers = [known.get(label, -1) if isinstance(label, str) else label for label in self.labels]
-        labels = np.array(numbers, np.int64)
-        if not classes or ((labels < 0) | (labels >= len(classes))).any():
-            wrong = next(
-                label for label, number in zip(self.labels, numbers, strict=True) if not 0 <= number < len(classes)
-            )
+        # Before they are an array, which holds no integer of any size.
+        wrong = [label for label, number in zip(self.labels, numbers, strict=True) if not 0 <= number < len(classes)]
+        if wrong:
             raise DataError(
                 "a label is of no class of the training pictures",
                 where=f"the split {self._split}",
-                why=f"{wrong!r}; {len(classes)} classes: {', '.join(classes[:20])}",
+                why=f"{wrong[0]!r}; {len(classes)} classes: {', '.join(classes[:20])}",
                 do="mend the labels, or the names of the classes",
             )
-        content = labels.astype("<i4").tobytes()
+        labels = np.array(numbers, "<i4")
+        content = labels.tobytes()
         with labels_of(self._work, self._split).open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -190,7 +197,8 @@ class PictureWriter:
                 do="mend or remove it, or set config.data.bad to 'skip'",
             )
         if len(self._bad) <= TOLD:
-            self._log(f"data: skipped {name}: {why}")
+            # A file's name may hold bytes that are no UTF-8, which cannot be printed.
+            self._log(f"data: skipped {name.encode('utf-8', 'backslashreplace').decode()}: {why}")
         if len(self._bad) > allowed(self._config.bad_limit, self._expected):
             raise DataError(
                 "too many pictures cannot be used",

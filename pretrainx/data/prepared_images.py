@@ -90,7 +90,7 @@ class PreparedPictures:
       directory: where the files are.
       meta: the content of data.json: format, kind, preparing (the configuration), images, source (kind, sha256 of all names),
         splits {split: pictures, digest of images, labels_digest (None without labels), counts (per class), bad (names
-        of those that were skipped, and why)}.
+        of those that were skipped, and why), sizes in the source (see `picture_sizes`; older directories have none)}.
     """
 
     images: Images

@@ -49,40 +49,30 @@ class CaptionedRows(PictureRows):
         Raises ConfigError for a tokenizer without "bos" where captions begin with it, and for rows without room.
         """
         super().__init__(images, labels, reads)
-        self._captions, self._pad, self._end = found, vocabulary.special("pad"), vocabulary.special("eos")
-        self._before = [vocabulary.special("bos")] if reads.begin else []
-        if reads.width <= len(self._before) + 1:
+        vocabulary.require("pad", "eos", *(["bos"] if reads.begin else []))
+        self._captions, self._vocabulary, self._room = found, vocabulary, captions.room(reads.width, reads.begin)
+        if self._room < 1:
             raise ConfigError(
                 "a caption's row has no room for a token",
                 where="config.data.length",
-                why=f"{reads.width} tokens, of which {len(self._before) + 1} are its ends",
+                why=f"{reads.width} tokens, of which {reads.width - self._room} are its ends",
                 do="raise it",
             )
 
     def rows(self, numbers: Sequence[int]) -> Batch:
         found = super().rows(numbers)
-        start = len(self._before)
-        ids, there, real = self._captions.ids(
-            np.asarray(numbers, np.int64), self.reads.captions, self.reads.width - start - 1
-        )
-        return found | {"tokens": self._framed(ids, there), "captions": real}
+        ids, sizes, real = self._captions.ids(np.asarray(numbers, np.int64), self.reads.captions, self._room)
+        return found | {"tokens": self._framed(ids, sizes), "captions": real}
 
     def nothing(self, count: int) -> Batch:
         """A batch of so many black pictures with one empty caption, none of them valid."""
-        shape = (count, self.reads.captions, self.reads.width - len(self._before) - 1)
         batch = super().nothing(count)
-        batch["tokens"] = self._framed(np.zeros(shape, np.int32), np.zeros(shape, bool))
+        batch["tokens"] = self._framed(np.zeros(0, np.int32), np.zeros((count, self.reads.captions), np.int64))
         batch["captions"][:] = 1  # one is drawn among these, valid or not
         return batch
 
-    def _framed(self, ids: np.ndarray, there: np.ndarray) -> np.ndarray:
-        """int32[n, K, W] of ids int32[n, K, room] that are there: between their ends, with padding behind."""
-        size, start = there.sum(-1), len(self._before)
-        tokens = np.full((*ids.shape[:-1], self.reads.width), self._pad, np.int32)
-        tokens[..., :start] = self._before
-        tokens[..., start:-1][there] = ids[there]
-        np.put_along_axis(tokens, (start + size)[..., None], self._end, -1)
-        return tokens
+    def _framed(self, ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        return captions.framed(ids, sizes, self.reads.width, self._vocabulary, self.reads.begin)
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,7 @@ class PreparedPairs(PreparedPictures):
     Attributes:
       meta: as of `PreparedPictures`, and dtype, tokenizer (its digest), vocab_size, and of each split captions {captions,
         tokens, empty (dropped), duplicates (captions that another picture of the split has too), cut (how many do not fit into
-        cut_at tokens), digests of the files}.
+        cut_at tokens with "bos" and "eos"; rows without "bos" have room for one more), digests of the files}.
       tokenizer: what the ids mean.
     """
 

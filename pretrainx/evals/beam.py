@@ -19,8 +19,9 @@ from pretrainx.parallel.rules import Rules, constrain
 def _searched(objective: Objective, rules: Rules, params, extras, first, end, power, source, *, rows, beams, length):
     """int32[rows, length]: the best of `beams` sequences of each row, `first` included, ended and filled up with `end`."""
     with rules.bound():
-        spread = jax.tree.map(lambda x: jnp.repeat(x, beams, 0), source)
-        cache = objective.cache(params, extras, rows * beams, length, spread)
+        # What is read first is read once for all beams of a row.
+        cache = objective.cache(params, extras, rows, length, source)
+        cache = reordered(cache, jnp.repeat(jnp.arange(rows), beams))
         tokens = jnp.full((rows, beams, length), end, jnp.int32).at[:, :, 0].set(first)
         # At first all beams of a row are alike: only one of them may go on.
         scores = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf) + jnp.zeros((rows, 1), jnp.float32)

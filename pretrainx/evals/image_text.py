@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from pretrainx.core.errors import ConfigError
+from pretrainx.data.captions import framed_each
 from pretrainx.data.loader import place
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.evals import beam, bleu, continuation, retrieval
@@ -26,9 +27,11 @@ DECODINGS = ("greedy", "top_p", "beam")
 class ImageTextConfig:
     """Attributes:
     limit: of the evaluated split, so many pictures; 0: all.
-    recall: the numbers k of recall@k; () leaves retrieval out. Of each picture the first caption counts.
-    templates: of zero-shot classification, texts with {} where the name of a class stands; a class is the mean of them all. ()
-      leaves it out, and so do data without labels.
+    recall: the numbers k of recall@k; () leaves retrieval out.
+    captions_of_each: of each picture so many captions are asked for it, the first ones; 0: all. A first one may be the full one
+      and others single words that are true of many pictures.
+    templates: of zero-shot classification, texts with {} where the name of a class stands; a class is the mean of them all.
+      () leaves it out, and so do data without labels.
     classes: what the classes are called in templates, in the order of the data's; () is the data's own names.
     written: so many captions are written and compared with all of the picture's, where the model writes; 0: none.
     decoding: how they are written: "greedy", "top_p" (drawn from the likeliest tokens that together have `top_p`, at
@@ -38,6 +41,7 @@ class ImageTextConfig:
 
     limit: int = field(default=0, metadata={"min": 0})
     recall: tuple[int, ...] = field(default=(1, 5, 10), metadata={"min": 1})
+    captions_of_each: int = field(default=0, metadata={"min": 0})
     templates: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     written: int = field(default=256, metadata={"min": 0})
@@ -97,7 +101,7 @@ class ImageText:
         count = min(self.config.limit or len(self.images), len(self.images))
         self.images, self.captions = self.images[:count], [self.captions[number] for number in range(count)]
         self.labels = None if self.labels is None else self.labels[:count]
-        given = self.config.classes
+        given = self.config.classes if self.labels is not None else ()
         if given and len(given) != len(self.classes):
             raise ConfigError(
                 "the classes are named otherwise than they are",
@@ -106,42 +110,42 @@ class ImageText:
                 do="give a name for each, in this order, or none",
             )
 
-    def __call__(self, params: Any, extras: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """{} when `stop()` became true on the way."""
-        image = self.of_images(params, extras, self.images)
-        if stop():
-            return {}
-        values = {}
-        if self.config.recall:
-            text = self.of_texts(params, extras, [texts[0] for texts in self.captions])
-            values |= retrieval.recall(image, text, self.config.recall, self.split)
-        if stop():
-            return {}
-        if self.config.templates and self.labels is not None:
+    def __call__(
+        self,
+        params: Any,
+        extras: Any,
+        stop: Callable[[], bool] = lambda: False,
+        image: np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """{} when `stop()` became true on the way. image: float32[N, E], the pictures' vectors where they are known already."""
+        image, values = self.of_images(params, extras, self.images, stop) if image is None else image, {}
+        if self.config.recall and not stop():
+            most = self.config.captions_of_each or None
+            asked = [(number, text) for number, texts in enumerate(self.captions) for text in texts[:most]]
+            owner, text = np.array([number for number, _ in asked]), [text for _, text in asked]
+            vectors = self.of_texts(params, extras, text, stop)
+            values |= {} if stop() else retrieval.recall(image, vectors, owner, self.config.recall, self.split)
+        if self.config.templates and self.labels is not None and not stop():
             values |= self.zero_shot(params, extras, image)
         if self.objective.decodes and self.config.written and not stop():
-            values |= self.quality(self.written(params, extras, self.config.written))
+            texts = self.written(params, extras, self.config.written, stop)
+            values |= {} if stop() else self.quality(texts)
         return {} if stop() else values
 
-    def of_images(self, params, extras, images: np.ndarray) -> np.ndarray:
-        """float32[N, E], of length one"""
-        return self._embedded(params, extras, "image", images)
+    def of_images(self, params, extras, images: np.ndarray, stop: Callable[[], bool] = lambda: False) -> np.ndarray:
+        """float32[N, E], of length one; fewer where `stop()` became true on the way."""
+        return self._embedded(params, extras, "image", images, stop)
 
-    def of_texts(self, params, extras, texts: Sequence[str]) -> np.ndarray:
-        """float32[N, E], of length one"""
-        return self._embedded(params, extras, "text", self.rows_of(texts))
+    def of_texts(self, params, extras, texts: Sequence[str], stop: Callable[[], bool] = lambda: False) -> np.ndarray:
+        """float32[N, E], of length one; fewer where `stop()` became true on the way."""
+        return self._embedded(params, extras, "text", self.rows_of(texts), stop)
 
     def rows_of(self, texts: Sequence[str]) -> np.ndarray:
         """int32[N, W]: texts as captions are in training."""
-        known, ids = self.tokenizer.vocabulary, self.tokenizer.encode_batch(list(texts))
-        before = [known.special("bos")] if self.begin else []
-        rows = np.full((len(texts), self.width), known.special("pad"), np.int32)
-        for row, each in zip(rows, ids, strict=True):
-            whole = [*before, *each[: self.width - len(before) - 1], known.special("eos")]
-            row[: len(whole)] = whole
-        return rows
+        ids, known = self.tokenizer.encode_batch(list(texts)), self.tokenizer.vocabulary
+        return framed_each(ids, self.width, known, self.begin)
 
-    def _embedded(self, params, extras, name: str, values: np.ndarray) -> np.ndarray:
+    def _embedded(self, params, extras, name: str, values: np.ndarray, stop: Callable[[], bool]) -> np.ndarray:
         field, ways = {"image": "image", "text": "tokens"}[name], self.rules.batch_ways()
         size = -(-min(ROWS, len(values)) // ways) * ways
         found = []
@@ -151,13 +155,15 @@ class ImageText:
             found.append(
                 np.asarray(distributed.settled(_vectors(self.objective, self.rules, name, params, extras, placed)))
             )
+            if stop():
+                break
         return np.concatenate(found)[: len(values)]
 
     def zero_shot(self, params, extras, image: np.ndarray) -> dict[str, float]:
         """A picture is of the class whose vector is nearest: the mean of its templates' vectors, made of length one again
         (Radford et al. 2021, section 3.1.4). With chance, and the share of the largest class."""
         names = self.config.classes or self.classes
-        texts = [template.format(name) for name in names for template in self.config.templates]
+        texts = [template.replace("{}", name) for name in names for template in self.config.templates]
         found = self.of_texts(params, extras, texts).reshape(len(names), len(self.config.templates), -1).mean(1)
         found /= np.linalg.norm(found, axis=1, keepdims=True)
         hits = (image @ found.T).argmax(1) == self.labels
@@ -168,11 +174,13 @@ class ImageText:
             f"zero_shot/largest-class_{how}": float(largest),
         }
 
-    def written(self, params, extras, count: int) -> list[str]:
-        """Captions of the first `count` pictures."""
+    def written(self, params, extras, count: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
+        """Captions of the first `count` pictures; of fewer where `stop()` became true on the way."""
         known, config, texts = self.tokenizer.vocabulary, self.config, []
         first, end, room = known.special("bos"), known.special("eos"), self.width - 1
         for start in range(0, min(count, len(self.images)), ROWS):
+            if stop():
+                break
             images = np.asarray(self.images[start : min(start + ROWS, count)])
             shared = self.objective, self.rules, params, extras
             source = {"image": images}

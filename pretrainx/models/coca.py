@@ -42,6 +42,16 @@ class CocaTextConfig(TextTowerConfig):
     decoder_depth: int = field(default=0, metadata={"min": 0})
     decoder_block: str = field(default="paper", metadata={"choices": BLOCKS})
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.causal:
+            raise ConfigError(
+                "a caption's tokens would see those that they are to predict",
+                where="config.model.text.causal",
+                why="it is False, and the decoder reads what the unimodal blocks make of the tokens",
+                do="--config.model.text.causal=True",
+            )
+
     @property
     def inner_mlp(self) -> bool:
         return self.decoder_block == "open_clip"

@@ -48,8 +48,8 @@ class StackConfig:
       mlp_width: hidden width of the MLP F; 0 is 4 D.
       max_length: rows of the position table; 0 takes the data's length.
       rotary_base: theta of the rotary angles (10,000; LLaMA 3: 500,000).
-      norm, norm_epsilon, activation: "layer" or "rms"; "gelu_tanh" (GPT-2), "gelu" (BERT), "relu" (T5), "silu" or
-        "relu_squared".
+      norm, norm_epsilon, activation: "layer" or "rms"; "gelu_tanh" (GPT-2), "gelu" (BERT), "relu" (T5), "silu",
+        "quick_gelu" (the first CLIP) or "relu_squared".
       gated: the MLP is down(activation(gate(x)) * up(x)); SwiGLU with "silu" (Shazeer 2020).
       qk_norm: normalise queries and keys per head.
       bias: biases in linear layers of blocks.

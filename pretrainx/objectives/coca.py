@@ -11,7 +11,7 @@ from pretrainx.core.pairs import Pairs
 from pretrainx.core.records import Term
 from pretrainx.models.coca import CocaConfig as CocaModelConfig
 from pretrainx.models.layers import Precision
-from pretrainx.objectives import crops, cross_entropy, pixels
+from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.clip import contrastive
 from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.image_text import ImageText, ImageTextConfig, of_towers, vectors_of
@@ -80,7 +80,7 @@ class Coca(ImageText):
         """Beside those of all pairs, logits [B, T, V] of captions' next tokens, of a picture and tokens int32[B, T]."""
         found = super().outputs(params, extras, inputs, [name for name in names if name != "logits"], key, train=train)
         if "logits" in names:
-            images = pixels.normalised(crops.whole(pixels.unit(inputs["image"]), self.size), self.images)
+            images = self.whole(inputs["image"])
             keys = of_towers(jax.random.split(key, len(images))) if train and key is not None else None
             hidden = self.model.apply({"params": params}, images, inputs["tokens"], keys)["hidden"]
             logits = self.model.apply({"params": params}, hidden, method="logits")
@@ -91,7 +91,7 @@ class Coca(ImageText):
         """source: {"image": uint8[B, S, S, C], or floats in [0, 1]}, which is read here, once."""
         if source is None:
             raise ValueError("the model writes captions of pictures: give them as source={'image': ...}")
-        images = pixels.normalised(crops.whole(pixels.unit(source["image"]), self.size), self.images)
+        images = self.whole(source["image"])
         return self.model.apply({"params": params}, images, length, method="start")
 
     def decode(self, params, extras, tokens, cache):

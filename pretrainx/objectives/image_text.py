@@ -159,6 +159,10 @@ class ImageText(Objective):
         scale = jnp.clip(space["log_scale"], 0.0, math.log(self.config.max_scale))
         return params | {"space": space | {"log_scale": scale.astype(space["log_scale"].dtype)}}, extras
 
+    def whole(self, images: jax.Array) -> jax.Array:
+        """Pictures uint8[B, S, S, C], or floats in [0, 1], as the network reads them where nothing is changed at random."""
+        return pixels.normalised(crops.whole(pixels.unit(images), self.size), self.images)
+
     def flops_per_row(self):
         return sizes_pairs.flops_per_pair(self.model, self.images, self.size, self.length)
 
@@ -178,7 +182,7 @@ class ImageText(Objective):
         of_images, of_text = of_towers(keys) or (None, None)
         stats, found = extras.get("batch_stats", {}), {"scale": logits_of(params)[0]}
         if "image" in inputs and {"image", "features"} & {*names}:
-            pictures = pixels.normalised(crops.whole(pixels.unit(inputs["image"]), self.size), self.images)
+            pictures = self.whole(inputs["image"])
             given = {"params": params} | ({"batch_stats": stats} if stats else {})
             found["image"] = unit(self.model.apply(given, pictures, of_images, method="encode_image"))
         if "tokens" in inputs and ("text" in names or "image" not in inputs):

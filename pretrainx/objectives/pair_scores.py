@@ -2,7 +2,7 @@
 
 Both sides are [N, E], laid over devices by rows. The scores of all pairs are [N, N]: 268 MB for 8,192 rows in float32, several
 times in a backward pass. So a device scores `block` of its rows at a time against all partners ("rows"), or all of its rows
-against partners that travel around ("ring": nothing is gathered). Memory grows with N, not with its square. Each
+against partners that travel around ("ring"). Memory grows with N, not with its square. Each
 block is scored again in the backward pass.
 """
 

@@ -18,7 +18,7 @@ def around(meet: Callable, rows: Any, travelling: Any, shared: Any, start: Calla
     `rows`, and sees the others' blocks one after the other. shared: a tree that is the same everywhere. start: the first
     carry of a group's rows, arrays [n, ...]. Returns the last carry, arrays [N, ...].
 
-    A block and what is made of it is all that is in memory; in the backward pass it travels again.
+    What `meet` makes of a block is made again in the backward pass; of the blocks themselves a group keeps what went by it.
     """
     rules = in_force()
     axes = () if rules is None else tuple(axis for axis in rules.axes("batch") if rules.mesh.shape[axis] > 1)

@@ -45,6 +45,13 @@ def caption(
             why=f"prompt {prompt!r}, temperature {temperature:g}",
             do="leave the others out, or --beams",
         )
+    if not 0 < top_p <= 1 or top_p < 1 and not temperature:
+        raise ConfigError(
+            "nothing can be drawn so",
+            where=f"--top_p={top_p:g}",
+            why="it is a probability above 0" if temperature else "the likeliest token is taken each time",
+            do="--temperature=1 --top_p=0.9",
+        )
     known, source = run.tokenizer.vocabulary, {"image": pixels(run, Path(image))}
     first, end = known.special("bos"), known.special("eos")
     begin = np.concatenate([[first], run.tokenizer.encode_batch([prompt])[0]]).astype(np.int32)

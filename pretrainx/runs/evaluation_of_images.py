@@ -65,14 +65,11 @@ class ImageEvaluation(Evaluation):
         values = self.on_the_way(params, extras, stop) if gives_features(self.parts.objective) else {}
         if stop():
             return None
-        if self.recipe.evals.representations.pictures:
-            for name, caption, picture in self.samples(params, extras, stop):
-                if picture is None:
-                    return None
-                if distributed.leads():
-                    pictures.save(
-                        picture, self.workdir / "samples" / f"{step:08d}-{name}.png", f"{caption}, step {step}"
-                    )
+        for name, caption, picture in self.samples(params, extras, stop):
+            if picture is None:
+                return None
+            if distributed.leads():
+                pictures.save(picture, self.workdir / "samples" / f"{step:08d}-{name}.png", f"{caption}, step {step}")
         return values
 
     def samples(self, params, extras, stop: Callable[[], bool]) -> Iterator[tuple[str, str, Image.Image | None]]:
@@ -80,6 +77,8 @@ class ImageEvaluation(Evaluation):
         true on the way."""
         objective, rules = self.parts.objective, self.parts.rules
         wanted = self.recipe.evals.representations.pictures
+        if not wanted:
+            return
         images = np.asarray(self.data.arrays("held_out")[0][: max(wanted, rules.batch_ways())])
         # A mesh needs a picture for each of its ways; a page has room for those that were asked for.
         given = {name: array[:wanted] for name, array in shown(objective, rules, params, extras, images).items()}

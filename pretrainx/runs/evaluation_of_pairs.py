@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,8 @@ from pretrainx.evals.contact_sheet import answers, contact_sheet
 from pretrainx.evals.image_text import ImageText
 from pretrainx.parallel import distributed
 from pretrainx.runs.evaluation_of_images import FINISHED, TRAINING, ImageEvaluation
+from pretrainx.runs.parts import Parts
+from pretrainx.runs.recipe import Recipe
 
 SHOWN = 5  # pictures that are retrieved for a caption
 
@@ -22,6 +25,11 @@ class PairEvaluation(ImageEvaluation):
     retrieve and what is written of pictures."""
 
     data: PreparedPairs
+
+    def __init__(self, recipe: Recipe, parts: Parts, data: PreparedPairs, workdir: Path):
+        super().__init__(recipe, parts, data, workdir)
+        # What cannot be compared is refused before anything is trained.
+        self._vectors, _ = None, self.image_text_on_the_way
 
     @functools.cached_property
     def image_text(self) -> ImageText:
@@ -51,12 +59,14 @@ class PairEvaluation(ImageEvaluation):
         )
 
     def beyond(self, params, extras, step: int, stop: Callable[[], bool]) -> dict[str, float] | None:
-        values = super().beyond(params, extras, step, stop)
+        compared = self.image_text_on_the_way
+        self._vectors = compared.of_images(params, extras, compared.images, stop)
+        values = None if stop() else super().beyond(params, extras, step, stop)
         if values is None:
             return None
         if self.latest_samples and distributed.leads():
             (self.workdir / "samples" / f"{step:08d}.txt").write_text(self.latest_samples, encoding="utf-8")
-        found = self.image_text_on_the_way(params, extras, stop)
+        found = compared(params, extras, stop, self._vectors)
         return None if stop() else values | found
 
     def samples(self, params, extras, stop: Callable[[], bool]) -> Iterator[tuple[str, str, Image.Image | None]]:
@@ -65,13 +75,10 @@ class PairEvaluation(ImageEvaluation):
         wanted = min(wanted, len(compared.images))
         if not wanted:
             return
-        texts = [texts[0] for texts in compared.captions]
-        image, text = (
-            compared.of_images(params, extras, compared.images),
-            compared.of_texts(params, extras, texts[:wanted]),
-        )
+        texts = [texts[0] for texts in compared.captions[:wanted]]
+        image, text = self._vectors, compared.of_texts(params, extras, texts)
         best = (-(text @ image.T)).argsort(1, kind="stable")[:, : min(SHOWN, len(compared.images))]
-        sheet = answers(texts[:wanted], compared.images[best], best == np.arange(wanted)[:, None])
+        sheet = answers(texts, compared.images[best], best == np.arange(wanted)[:, None])
         yield "retrieval", "held-out captions, and the pictures that they retrieve", None if stop() else sheet
         if compared.objective.decodes and not stop():
             written = compared.written(params, extras, wanted)

@@ -112,6 +112,7 @@ def write(run: Run, target: Path, facts: dict[str, Any], tokenizer_file: Path) -
     vocab_size = facts.get("vocab_size", vocabulary.predicted)
     arrays = jax.tree.map(np.asarray, jax.device_get(run.params))
     model = model_of(run, arrays, facts, vocab_size)
+    directory.fitting(model)  # refused before its sizes are described
     directory.write(
         target,
         model,

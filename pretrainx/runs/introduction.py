@@ -53,8 +53,8 @@ def _of_images(recipe: Recipe, parts: Parts, pictures: PreparedImages | Prepared
         facts = pictures.meta["splits"]["train"]["captions"]
         yield (
             f"{facts['captions']:,} captions of {facts['tokens']:,} tokens, vocabulary {pictures.vocabulary.size} | "
-            f"{facts['cut']:,} longer than a row of {facts['cut_at']}, {facts['duplicates']:,} of several pictures, "
-            f"{facts['empty']:,} empty ones dropped"
+            f"{facts['cut']:,} longer than a row of {facts['cut_at']} with both ends, "
+            f"{facts['duplicates']:,} of several pictures, {facts['empty']:,} empty ones dropped"
         )
     if pictures.bad_records:
         each = ", ".join(f"{count:,} of {split}" for split, count in pictures.bad_records.items())

@@ -85,9 +85,10 @@ class Run:
         """The batch with what follows from its tokens; rows but those of causal models are padded to the objective's width."""
         if isinstance(reads, PairRows):
             batch = self._with_fields(batch, ("image", "tokens", *reads.fields))
-            tokens = np.asarray(batch["tokens"])
+            tokens, pad = np.asarray(batch["tokens"]), self.tokenizer.vocabulary.special("pad")
             tokens = tokens[:, None] if tokens.ndim == 2 else tokens  # one caption of each
-            pad = self.tokenizer.vocabulary.special("pad")
+            filled = padded(tokens.reshape(-1, tokens.shape[-1]), reads.width, pad, "tokens")
+            tokens = filled.reshape(*tokens.shape[:2], -1)
             # Those without a word are none; as rows of data have it, real ones come first.
             told = {"captions": np.maximum(((tokens != pad).sum(2) > 1 + reads.begin).sum(1), 1).astype(np.int32)}
             return {"valid": np.ones(len(tokens), bool)} | told | batch | {"tokens": tokens}

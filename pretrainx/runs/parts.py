@@ -123,14 +123,15 @@ def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:
 
 def check_groups(objective: Objective, recipe: Recipe) -> None:
     """ConfigError where BatchNorm's groups do not divide the rows that go through the network at once."""
-    group = getattr(getattr(recipe.model, "image", recipe.model), "batch_group", 0)
+    key, network = ("image.", recipe.model.image) if hasattr(recipe.model, "image") else ("", recipe.model)
+    group = getattr(network, "batch_group", 0)
     rows = recipe.train.batch_size // recipe.train.microbatches
     for views in getattr(objective, "passes", (1,)):
         if group and rows * views % group:
             raise ConfigError(
                 "BatchNorm's groups do not divide the rows that it sees",
-                where="config.model.batch_group",
+                where=f"config.model.{key}batch_group",
                 why=f"groups of {group}, but {rows * views} rows at once: {recipe.train.batch_size} rows in "
                 f"{recipe.train.microbatches} microbatches, {views} view(s) of each together",
-                do=f"--config.model.batch_group={math.gcd(group, rows * views)}, another batch, or 0 for all rows",
+                do=f"--config.model.{key}batch_group={math.gcd(group, rows * views)}, another batch, or 0 for all rows",
             )

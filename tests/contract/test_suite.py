@@ -202,8 +202,9 @@ MESHES = {
     "data-8": (MeshConfig(8), 1),
     "fsdp-2-tensor-2-context-2": (MeshConfig(1, 2, 2, context=2), 1),
 }
-# One of each form: causal, bidirectional, encoder and decoder, coupled rows, a queue. All lie on (2, 2, 2) in the check above.
-FORMS = ("autoregressive", "masked_lm", "span_corruption", "simclr", "moco")
+# One of each form: causal, bidirectional, encoder and decoder, coupled rows, a queue, coupled rows that have a term of their
+# own too. All lie on (2, 2, 2) in the check above.
+FORMS = ("autoregressive", "masked_lm", "span_corruption", "simclr", "moco", "coca")
 
 
 @pytest.mark.slow

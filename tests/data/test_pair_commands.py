@@ -54,6 +54,7 @@ def test_pairs_are_prepared_drawn_and_verified(config, tmp_path, capsys):
     assert code == 0 and "8 x 8 x 3, 8 classes" in out and f"--config.data.cache={data}" in out
     pairs = open_pairs(data)
     facts = pairs.meta["splits"]["train"]["captions"]
+    assert "train: height x width in the source 8 x 8 to 8 x 8, median side 8; 0 not square" in out
     row = next(line for line in out.splitlines() if re.match(r" *train +160 ", line)).split()
     assert row[1:-1] == ["160", f"{facts['tokens']:,}", "0", str(facts["cut"]), "at", "16", str(facts["duplicates"])]
     assert f"vocabulary 300, tokenizer {pairs.tokenizer.digest[:12]}" in out
@@ -94,3 +95,14 @@ def test_archives_at_hand_are_named_with_commas(tmp_path, capsys, monkeypatch):
     assert code == 2 and "made from 2 archives" in err and "commas" in err
     code, out, _ = run(capsys, *words, f"--from={first},{second}")
     assert code == 0 and "3 files" in out and (tmp_path / "sets" / "mini" / "c.txt").is_file()
+
+
+def test_a_comma_is_a_part_of_the_path_of_the_only_archive(tmp_path, capsys, monkeypatch):
+    archive = make(tmp_path / "a,b.tgz")
+    monkeypatch.setitem(manifest.ENTRIES, "mini", entry(archive)["mini"])
+    words = ("data", "fetch", "mini", f"--dest={tmp_path / 'sets'}", f"--from={archive}")
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    assert (tmp_path / "sets" / "mini" / "MANIFEST.json").is_file()
+    code, _, err = run(capsys, "data", "fetch", "nothing", f"--dest={tmp_path}", f"--from={archive}")
+    assert code == 2 and "unknown set 'nothing'" in err

@@ -9,6 +9,8 @@ import pytest
 
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.core.records import PairRows
+from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.data import captions
 from pretrainx.data.pairs import prepare_pairs
 from pretrainx.data.prepared_pairs import open_pairs
 from toys.pair_files import READS, members, record, write_set
@@ -80,6 +82,22 @@ def test_a_step_s_batch_is_the_same_at_any_time(made):
     assert rows.record_hash(3) == again.record_hash(3) != made.training_rows(READS, 8, 8).record_hash(3)
     check_late_steps(rows)
     assert made.epochs(120, READS) == {"": 120 / len(members("train"))}
+
+
+def test_a_caption_is_framed_and_cut_between_its_ends():
+    known = Vocabulary(40, (("pad", 0), ("eos", 1), ("bos", 2)))
+    ids = [np.arange(10, 15), np.zeros(0, np.int32), np.array([20], np.uint16)]
+    assert captions.framed_each(ids, 5, known, True).tolist() == [[2, 10, 11, 12, 1], [2, 1, 0, 0, 0], [2, 20, 1, 0, 0]]
+    plain = captions.framed_each(ids, 5, known, False)
+    assert plain.tolist() == [[10, 11, 12, 13, 1], [1, 0, 0, 0, 0], [20, 1, 0, 0, 0]] and plain.dtype == np.int32
+    flat, sizes = np.array([10, 11, 12]), np.array([[2, 0], [0, 1]])
+    assert captions.framed(flat, sizes, 4, known, True).tolist() == [
+        [[2, 10, 11, 1], [2, 1, 0, 0]],
+        [[2, 1, 0, 0], [2, 12, 1, 0]],
+    ]
+    assert captions.framed_each([], 5, known, True).shape == (0, 5)
+    with pytest.raises(ConfigError, match="no special token 'bos'"):
+        captions.framed_each(ids, 5, Vocabulary(40, (("pad", 0), ("eos", 1))), True)
 
 
 def test_what_rows_cannot_be(made, tmp_path):

@@ -9,6 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from pretrainx.core.config import parse
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.core.images import Images
 from pretrainx.core.pairs import Pairs
@@ -74,7 +75,7 @@ def test_what_was_counted(made, tmp_path):
     prepare_pairs(write_set(tmp_path / "set", [record(n) for n in range(60)]), tmp_path / "data", lines.append)
     facts = made.meta["splits"]["train"]["captions"]
     said = next(line for line in lines if "train" in line and "captions" in line)
-    assert f"{facts['captions']} captions" in said and f"{facts['cut']} do not fit into 9 tokens" in said
+    assert f"{facts['captions']} captions" in said and f"{facts['cut']} do not fit into 9 tokens with both ends" in said
     assert f"{facts['empty']} empty" in said and f"{facts['duplicates']} are of several pictures" in said
 
 
@@ -89,7 +90,7 @@ def test_prepared_twice_it_is_the_same_bytes_and_again_it_is_opened(config, tmp_
     # One directory serves any length and any number of captions.
     other = dataclasses.replace(config, cache="x", length=20, captions=2, vocab_size=300)
     assert prepare_pairs(other, tmp_path / "one", quiet) == first == open_pairs(tmp_path / "one")
-    for name, value in {"size": 4, "specials": ("bos", "cls"), "sentinels": 2, "tokenizer": "bpe"}.items():
+    for name, value in {"size": 4, "specials": ("bos", "cls"), "tokenizer": "bpe"}.items():
         with pytest.raises(DataError, match="another configuration") as caught:
             prepare_pairs(dataclasses.replace(config, **{name: value}), tmp_path / "one", quiet)
         assert f"config.data.{name}" in str(caught.value)
@@ -127,12 +128,12 @@ def test_bad_pictures_and_pictures_without_captions_are_skipped_by_policy(tmp_pa
 
 
 def test_the_tokenizer_is_trained_on_the_captions_of_the_training_split(config, tmp_path):
-    config = dataclasses.replace(config, tokenizer="bpe", vocab_size=300, sentinels=2)
+    config = dataclasses.replace(config, tokenizer="bpe", vocab_size=300)
     pairs = prepare_pairs(config, tmp_path / "data", quiet)
     texts = [text for captions in pairs.captions("train") for text in captions]
-    assert pairs.tokenizer.digest == Tokenizer.train(texts, 300, ("bos",), 2).digest
+    assert pairs.tokenizer.digest == Tokenizer.train(texts, 300, ("bos",)).digest
     assert list(pairs.captions("held_out")) == [kept(n) for n in members("held_out")]
-    assert len(pairs.vocabulary.sentinels) == 2 and 259 < pairs.vocabulary.size <= 300
+    assert 258 < pairs.vocabulary.size <= 300
     tokenizer, held_out, tokens = train_tokenizer(config)
     assert tokenizer.digest == pairs.tokenizer.digest
     texts = [text for captions in pairs.captions("held_out") for text in captions]
@@ -141,11 +142,17 @@ def test_the_tokenizer_is_trained_on_the_captions_of_the_training_split(config, 
     pairs.tokenizer.save(tmp_path / "t.json")
     given = dataclasses.replace(config, tokenizer=str(tmp_path / "t.json"))
     assert prepare_pairs(given, tmp_path / "given", quiet).vocabulary == pairs.vocabulary
-    Tokenizer.of_bytes(("bos",), 2).save(tmp_path / "t.json")
+    Tokenizer.of_bytes(("bos",)).save(tmp_path / "t.json")
     with pytest.raises(DataError, match="tokenizer changed"):
         prepare_pairs(given, tmp_path / "given", quiet)
     with pytest.raises(ConfigError, match="unknown tokenizer"):
         prepare_pairs(dataclasses.replace(config, tokenizer="byts"), tmp_path / "x", quiet)
+
+
+def test_pairs_have_no_sentinels_to_ask_for(made):
+    with pytest.raises(ConfigError, match="sentinels"):
+        parse(PairConfig, {"sentinels": 2})
+    assert PairConfig.sentinels == 0 and "sentinels" not in made.meta["preparing"] and not made.vocabulary.sentinels
 
 
 def lower_casing(path):

@@ -21,6 +21,7 @@ from mutants import (
     of_masked_pictures,
     of_objectives,
     of_optim,
+    of_pairs,
     of_parts,
     of_processes,
     of_runs,
@@ -48,6 +49,7 @@ MUTANTS = [
     *of_images.AUGMENTATIONS,
     *of_vision.NETWORKS,
     *of_masked_pictures.MASKED_PICTURES,
+    *of_pairs.PAIRS,
 ]
 KILLED, SURVIVED = 1, 0  # pytest's exit codes; others mean that no test was run
 BROKEN = ("SyntaxError", "NameError", "ImportError", "AttributeError", "TypeError")  # the fault itself does not run
