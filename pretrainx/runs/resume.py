@@ -39,11 +39,11 @@ RULES = (
     Rule(r"train\.grad_clip", WARN, "updates are scaled otherwise from here on"),
     Rule(r"train\..*", SAFE, "the length of the run, or when it is looked at"),
     Rule(
-        r"model\.(remat|unroll|attention)|objective\.(loss\.chunks|gather)",
+        r"model\.((image|text)\.)?(remat|unroll|attention)|objective\.(loss\.chunks|gather|form|block)",
         SAFE,
         "the same mathematics, computed otherwise",
     ),
-    Rule(r"model\.dropout", WARN, "the model is regularised otherwise from here on"),
+    Rule(r"model\.((image|text)\.)?dropout", WARN, "the model is regularised otherwise from here on"),
     Rule(r"(model|adapt)\..*", REFUSE, "the parameters were trained as another model's"),
     Rule(r"objective\.network(\..*)?", SAFE, "the tokenizer stays the one that is in the checkpoint"),
     Rule(r"objective\..*", REFUSE, "the parameters were trained for another loss"),

@@ -7,7 +7,7 @@ import pytest
 from pretrainx.core import config as strict
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.json_lines import read, read_metrics
-from pretrainx.runs.recipe import DATA, MODELS, OBJECTIVES, OF_IMAGES, parse
+from pretrainx.runs.recipe import DATA, MODELS, OBJECTIVES, OF_IMAGES, OF_PAIRS, parse
 from pretrainx.runs.resume import RULES, changes, covers, plain, refuse_changes, refuse_unknown, rule_of
 from pretrainx.runs.train import train
 from pretrainx.training.restore import read_meta
@@ -88,6 +88,8 @@ def test_every_key_has_a_class():
             values = {**least, section: mixture if name == "mixture" else {"name": name}}
             if name in OF_IMAGES or name == "images":
                 values = {"objective": {"name": "simclr"}, "data": {"name": "images"}} | values
+            if name in OF_PAIRS or name == "pairs":
+                values = {"objective": {"name": "clip"}, "data": {"name": "pairs"}} | values
             for key, _ in strict.flatten(plain(parse(values))):
                 assert rule_of(key) is not RULES[-1], key
 
@@ -174,3 +176,19 @@ def test_rows_that_an_objective_reads_otherwise_are_no_key_of_the_data(make_valu
     found = changes(meta, parse(make_values()), now)
     assert [change.key for change in found] == ["data", "objective.loss.chunks"]
     assert found[0].name == "data, length" and found[0].kind == "refuse"
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("model.image.unroll", "safe"),
+        ("model.text.remat", "safe"),
+        ("objective.form", "safe"),
+        ("objective.block", "safe"),
+        ("model.text.dropout", "warn"),
+        ("model.image.patch", "refuse"),
+        ("objective.duplicates", "refuse"),
+    ],
+)
+def test_keys_of_two_towers_are_as_those_of_one(key, kind):
+    assert rule_of(key).kind == kind
