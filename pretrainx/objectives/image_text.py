@@ -24,7 +24,6 @@ from pretrainx.objectives.contrastive import statistics
 from pretrainx.objectives.objective import Objective, check_outputs
 
 DUPLICATES = ("left_out", "negatives")
-MOST_CAPTIONS = 64
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,6 @@ class ImageText(Objective):
     captions: int
     augmentation: Augmentation
     config: ImageTextConfig
-
-    scored = ()
 
     @property
     def reads(self):
