@@ -56,6 +56,10 @@ class Mixture(Objective):
         )
 
     @property
+    def heads(self):
+        return tuple(dict.fromkeys(head for _, task, _ in self.tasks for head in task.heads))
+
+    @property
     def reads(self):
         return tuple((name, share, task.reads) for name, task, share in self.tasks)
 

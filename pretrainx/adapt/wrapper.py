@@ -21,6 +21,18 @@ class Wrapper(Objective):
 
     inner: Objective
 
+    @property
+    def heads(self):
+        return self.inner.heads
+
+    @property
+    def unit_pictures(self):
+        return self.inner.unit_pictures
+
+    @property
+    def output_names(self):
+        return self.inner.output_names
+
     def scope(self, params) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 

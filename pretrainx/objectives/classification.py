@@ -63,6 +63,7 @@ class Classification(Objective):
     config: ClassificationConfig = ClassificationConfig()
 
     terms = (Term("nll"),)
+    heads = ("classes",)
 
     @property
     def reads(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.pairs import Pairs
@@ -75,7 +76,12 @@ def lay_out(recipe: Recipe, devices=None) -> tuple[Rules, int]:
 
 
 def build(recipe: Recipe, about: About) -> Objective:
-    """The objective of a recipe for data that say `about` themselves."""
+    """The objective of a recipe for data that say `about` themselves, in the wrappers of config.adapt and config.preserve."""
+    return recipe.preserve.wrap(recipe.adapt.wrap(unwrapped(recipe, about)))
+
+
+def unwrapped(recipe: Recipe, about: About) -> Objective:
+    """The same without wrappers: what the pretrained model was, or is to be, trained for."""
     if isinstance(about, Vocabulary):
         return recipe.objective.build(recipe.model, about, recipe.data.length, recipe.precision, recipe.data.segmented)
     if isinstance(about, Pairs):
@@ -92,7 +98,7 @@ def assemble(recipe: Recipe, about: About, devices=None) -> Parts:
     objective = build(recipe, about)
     rules, rows_per_device = lay_out(recipe, devices)
     check_tasks(objective, recipe, rules.batch_ways())
-    check_groups(objective, recipe)
+    check_groups(innermost(objective), recipe)
     options = Options(rules, recipe.seed, recipe.train.microbatches, recipe.ema.decay, recipe.guard)
     found = states.layout(objective, recipe.train.batch_size)
     schedule = recipe.schedule.over(recipe.train.steps)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pretrainx.adapt.methods import METHODS, PRESERVING
 from pretrainx.adapt.mixture_of_denoisers import MixtureOfDenoisersConfig
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
@@ -162,6 +163,8 @@ class Recipe:
     model: Any = field(metadata={"table": MODELS, "default_name": "decoder"}, default=DecoderConfig())
     data: Any = field(metadata={"table": DATA, "default_name": "text"}, default=TextConfig())
     init_from: str = ""
+    adapt: Any = field(metadata={"table": METHODS, "default_name": "full"}, default=METHODS["full"]())
+    preserve: Any = field(metadata={"table": PRESERVING, "default_name": "none"}, default=PRESERVING["none"]())
     optimizer: Any = field(metadata={"table": OPTIMIZERS, "default_name": "adamw"}, default=OPTIMIZERS["adamw"]())
     schedule: Any = field(metadata={"table": SCHEDULES, "default_name": "cosine"}, default=SCHEDULES["cosine"]())
     precision: Precision = Precision()

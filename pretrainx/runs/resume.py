@@ -44,7 +44,7 @@ RULES = (
         "the same mathematics, computed otherwise",
     ),
     Rule(r"model\.((image|text)\.)?dropout", WARN, "the model is regularised otherwise from here on"),
-    Rule(r"(model|adapt)\..*", REFUSE, "the parameters were trained as another model's"),
+    Rule(r"(model|adapt|preserve)\..*", REFUSE, "the parameters were trained as another model's"),
     Rule(r"objective\.network(\..*)?", SAFE, "the tokenizer stays the one that is in the checkpoint"),
     Rule(r"objective\..*", REFUSE, "the parameters were trained for another loss"),
     Rule(r"precision\.params", REFUSE, "parameters and moments are stored in it"),

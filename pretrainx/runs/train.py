@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from pretrainx import __version__
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.readable import duration
@@ -226,7 +227,7 @@ def refuse_if_never(recipe: Recipe, workdir: Path) -> None:
 
 def fresh(recipe: Recipe, parts: Parts, data: Prepared, tell: Callable, say: Callable) -> states.TrainState:
     """A new state, its parameters from `init_from` where that run has them."""
-    given = frozen_tokenizer.leaves_of(recipe, parts.objective, data, say)
+    given = frozen_tokenizer.leaves_of(recipe, innermost(parts.objective), data, say)
     if recipe.init_from:
         source = Path(recipe.init_from)
         wanted = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found).full_params()

@@ -1,0 +1,29 @@
+"""The tables of what `config.adapt` and `config.preserve` choose from: how a pretrained model is changed, and what keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pretrainx.objectives.objective import Objective
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    """Every parameter is trained."""
+
+    def wrap(self, objective: Objective) -> Objective:
+        return objective
+
+
+@dataclass(frozen=True)
+class NothingConfig:
+    """Nothing but the task's own loss."""
+
+    def wrap(self, objective: Objective) -> Objective:
+        return objective
+
+
+# A new wrapper is one file and one line here. Each config has `wrap(objective) -> objective`.
+METHODS = {"full": FullConfig}
+# What stands around the adapted objective and protects what the model knew.
+PRESERVING = {"none": NothingConfig}
