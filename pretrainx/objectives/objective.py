@@ -39,7 +39,7 @@ class Objective:
 
     # Names of inputs that are pictures in [0, 1]; other pictures among the inputs are normalised.
     unit_pictures = ()
-    # Names at the top of the parameters' tree that a task puts on a pretrained model: wrappers that freeze the model train them.
+    # Top names of the parameters that a task adds to a pretrained model: wrappers that freeze the model train them.
     heads = ()
 
     @property
