@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pretrainx.adapt.distill import DistillConfig
+from pretrainx.adapt.ewc import EwcConfig
+from pretrainx.adapt.l2_sp import L2SpConfig
 from pretrainx.objectives.objective import Objective
 
 
@@ -26,4 +29,4 @@ class NothingConfig:
 # A new wrapper is one file and one line here. Each config has `wrap(objective) -> objective`.
 METHODS = {"full": FullConfig}
 # What stands around the adapted objective and protects what the model knew.
-PRESERVING = {"none": NothingConfig}
+PRESERVING = {"none": NothingConfig, "ewc": EwcConfig, "l2_sp": L2SpConfig, "distill": DistillConfig}

@@ -60,6 +60,10 @@ class Mixture(Objective):
         return tuple(dict.fromkeys(head for _, task, _ in self.tasks for head in task.heads))
 
     @property
+    def constants(self):
+        return tuple(f"{name}/{path}" for name, task, _ in self.tasks for path in task.constants)
+
+    @property
     def reads(self):
         return tuple((name, share, task.reads) for name, task, share in self.tasks)
 

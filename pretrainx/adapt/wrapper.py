@@ -26,6 +26,10 @@ class Wrapper(Objective):
         return self.inner.heads
 
     @property
+    def constants(self):
+        return self.inner.constants
+
+    @property
     def unit_pictures(self):
         return self.inner.unit_pictures
 
@@ -35,6 +39,10 @@ class Wrapper(Objective):
 
     def scope(self, params) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
+
+    def effective(self, params):
+        """The inner objective's parameters with which it does the same, as far as there are such: updates of weights merged."""
+        return self.inner.effective(params) if isinstance(self.inner, Wrapper) else params
 
     @property
     def terms(self):

@@ -168,6 +168,8 @@ class Beit(Objective):
         frozen = visual_tokenizer.first_tree(self.tokenizer, jax.random.fold_in(key, 1), self.tokenizer.images)
         return {**params, "tokenizer": frozen}
 
+    constants = ("tokenizer",)
+
     def start(self, key, params, batch):
         return {name: tree for name, tree in params.items() if name != "tokenizer"}, {"tokenizer": params["tokenizer"]}
 

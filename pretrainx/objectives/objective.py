@@ -41,6 +41,8 @@ class Objective:
     unit_pictures = ()
     # Top names of the parameters that a task adds to a pretrained model: wrappers that freeze the model train them.
     heads = ()
+    # Beginnings of paths in the extras of what never changes after `start`: stored once per run, as frozen parameters are.
+    constants = ()
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -9,11 +9,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
+from pretrainx.training import base
 from pretrainx.training.restore import as_tree, steps_in
 from pretrainx.training.state import TrainState
 
@@ -23,7 +23,8 @@ class DiskNeed:
     """Bytes.
 
     Attributes:
-      state: one saved state, uncompressed.
+      state: one saved state, uncompressed, without what is stored once.
+      shared: what is stored once.
       saves: how many lie on the disk at once: those that are kept, and one that is being written.
       present: what the steps that are there take now; they make room for later ones, damaged ones set aside do not.
       free: room on the file system.
@@ -33,14 +34,16 @@ class DiskNeed:
     saves: int
     present: int
     free: int
+    shared: int = 0
 
     @property
     def missing(self) -> int:
-        return max(0, self.state * self.saves - self.present - self.free)
+        return max(0, self.shared + self.state * self.saves - self.present - self.free)
 
     def __str__(self) -> str:
         mebi = lambda size: f"{size / 2**20:,.1f} MiB"
-        return f"{self.saves} x {mebi(self.state)}, {mebi(self.present)} there already, {mebi(self.free)} free"
+        once = f"{mebi(self.shared)} once, " if self.shared else ""
+        return f"{once}{self.saves} x {mebi(self.state)}, {mebi(self.present)} there already, {mebi(self.free)} free"
 
     def error(self, directory: Path) -> CheckpointError:
         return CheckpointError(
@@ -51,13 +54,19 @@ class DiskNeed:
         )
 
 
-def disk_need(state: TrainState, keep: int, directory: Path) -> DiskNeed:
-    """What `keep` checkpoints of an (abstract) state need under `directory`, which need not exist yet."""
-    leaves = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in paths.leaves(as_tree(state)))
-    size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+def disk_need(state: TrainState, keep: int, directory: Path, constants: tuple[str, ...] = ()) -> DiskNeed:
+    """What `keep` checkpoints of an (abstract) state need under `directory`, which need not exist yet.
+
+    constants: as the run's objective has them.
+    """
+    bytes_of = lambda leaf: math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+    sizes = {path: bytes_of(leaf) for path, leaf in paths.leaves(as_tree(state))}
+    shared = sum(sizes[path] for path in base.constant_paths(state, constants))
+    size = sum(sizes.values()) - shared
     there = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
     present = sum(bytes_under(directory / str(step)) for step in steps_in(directory))
-    return DiskNeed(size, keep + 1, present, shutil.disk_usage(there).free)
+    present += bytes_under(base.beside(directory))
+    return DiskNeed(size, keep + 1, present, shutil.disk_usage(there).free, shared)
 
 
 def bytes_under(directory: Path) -> int:

@@ -71,7 +71,7 @@ def dry_run(
         heading("checkpoints")
         fingerprint = data.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
         step = look_at_checkpoints(recipe, parts, like, workdir, fingerprint, allow_change, say)
-        need = disk_need(like, recipe.checkpoint.keep, workdir / "checkpoints")
+        need = disk_need(like, recipe.checkpoint.keep, workdir / "checkpoints", parts.objective.constants)
         say(f"disk: {need}")
         heading("evaluation and writers")
         tell_all(evaluation_lines(recipe, parts), say)

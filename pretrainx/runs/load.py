@@ -30,7 +30,7 @@ from pretrainx.runs.data import About
 from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse, read_recipe
 from pretrainx.training import state as states
-from pretrainx.training.restore import FormatError, read_leaves, read_meta, steps_in
+from pretrainx.training.restore import BaseError, FormatError, read_leaves, read_meta, steps_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
             about, tokenizer = read_about(recipe, workdir, meta)
             recipe, parts = rebuild(parse(meta["config"]), about)
             params, extras = _read(workdir / "checkpoints", found, meta, parts)
-        except FormatError:
+        except (FormatError, BaseError):
             raise
         except CheckpointError as error:
             damaged.append(f"step {found}: {error.what}: {error.where}: {error.why}")

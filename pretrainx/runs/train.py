@@ -93,8 +93,13 @@ def train(
         else:
             with watchdog.during("restore"):
                 state, past = fresh(recipe, parts, data, tell, say), 0.0
-        need = disk_need(like, recipe.checkpoint.keep, checkpoints.directory)
+        constants = parts.objective.constants
+        need = disk_need(like, recipe.checkpoint.keep, checkpoints.directory, constants)
         distributed.decided("disk", lambda: check_disk(need, checkpoints.directory, tell))
+        wall = lambda: past + time.time() - began
+        facts = lambda: {"config": strict.as_dict(recipe), "data": fingerprint, "wall": wall()}
+        with watchdog.during("restore"):
+            checkpoints.keep_base(state, constants, facts())
         if distributed.leads():
             write_facts(recipe, parts, workdir, journal)
         if recipe.writers.tensorboard and distributed.leads():
@@ -106,7 +111,6 @@ def train(
             devices=jax.device_count(),
         )
 
-        wall = lambda: past + time.time() - began
         spec = parts.objective.batch_spec(recipe.train.batch_size)
         shardings = jax.tree.map(lambda leaf: parts.rules.rows(leaf.shape), spec)
         flops = parts.objective.flops_per_row()
@@ -125,7 +129,7 @@ def train(
             save_every=recipe.checkpoint.every,
             journal=journal,
             workdir=workdir,
-            facts=lambda: {"config": strict.as_dict(recipe), "data": fingerprint, "wall": wall()},
+            facts=facts,
             units_per_step=recipe.train.batch_size * parts.units_per_row,
             unit=parts.unit,
             flops_per_step=flops and flops * recipe.train.batch_size,

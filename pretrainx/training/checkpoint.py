@@ -18,14 +18,17 @@ from pretrainx import __version__
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.parallel import distributed
+from pretrainx.training import base
 from pretrainx.training.checksum import diverged, examine
 from pretrainx.training.restore import (
     FORMAT,
+    BaseError,
     FormatError,
     MisfitError,
     Restored,
     as_tree,
     digest,
+    read_meta,
     restore_step,
     steps_in,
 )
@@ -42,6 +45,7 @@ class Checkpoints:
 
         self.directory, self.event, self.failed, self.in_flight = Path(directory).absolute(), event, 0, None
         self.trouble = ""  # why the last save failed
+        self.shared: dict[str, dict] = {}  # the entries in the base's meta record of leaves that steps leave out
         distributed.decided("checkpoints", self._prepare)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         if distributed.count() > 1:
@@ -66,13 +70,33 @@ class Checkpoints:
 
         `facts` are plain values for the meta record: config, fingerprints, wall time.
         """
+        return self._save(int(state.step), as_tree(state), facts)
+
+    def keep_base(self, state: TrainState, constants: tuple[str, ...], facts: dict[str, Any]) -> None:
+        """Stores once what the run never changes (`base.constant_paths`); the steps that are saved from now on leave it out.
+
+        A base that is there stays as it is: of what it lacks, or has otherwise, every step keeps its own.
+        """
+        chosen = base.constant_paths(state, constants)
+        if not chosen:
+            return
+        directory = base.beside(self.directory)
+        if not distributed.decided("base", lambda: bool(steps_in(directory))):
+            warn = lambda kind, **facts: self.event(kind, **facts) if kind == "warning" else None
+            kept = Checkpoints(directory, 1, warn)
+            leaves = ((path, leaf) for path, leaf in paths.leaves(as_tree(state)) if path in chosen)
+            kept._save(base.STEP, paths.from_leaves(leaves), facts)
+            kept.demand(base.STEP)
+            kept.close()
+        stored = distributed.decided("shared", lambda: read_meta(directory, base.STEP))["leaves"]
+        self.shared = {path: stored[path] for path in chosen & stored.keys()}
+
+    def _save(self, step: int, tree: paths.Tree, facts: dict[str, Any]) -> bool:
         import orbax.checkpoint as ocp
 
-        step = int(state.step)
         # Decided by one: a directory may look older from another host, and what follows takes every process.
         if distributed.decided("saved", lambda: step in steps_in(self.directory) or step == self.in_flight):
             return False
-        tree = as_tree(state)
         found = distributed.settled(examine(tree))
         sums, finite = jax.device_get(found)
         apart = distributed.first_trouble("replicas", ", ".join(diverged(found[0])[:1]))
@@ -93,6 +117,10 @@ class Checkpoints:
                 for path, leaf in paths.leaves(tree)
             },
         }
+        for path, entry in meta["leaves"].items():
+            if self.shared.get(path) == entry:
+                entry["base"] = True
+        tree = paths.split(tree, lambda path: "base" not in meta["leaves"][path])[0]
         meta = json.loads(json.dumps(meta))  # as it will be read back: tuples are lists
         meta["digest"] = digest(meta)
         items = {"state": ocp.args.StandardSave(tree), "meta": ocp.args.JsonSave(meta)}
@@ -164,7 +192,7 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 return restore_step(self.directory, step, like, fresh_optimizer)
-            except (MisfitError, FormatError):
+            except (MisfitError, FormatError, BaseError):
                 raise
             except CheckpointError as error:
                 last = error

@@ -17,6 +17,7 @@ import numpy as np
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.parallel import distributed
+from pretrainx.training import base
 from pretrainx.training.checksum import examine
 from pretrainx.training.state import TrainState, averages
 
@@ -27,6 +28,10 @@ OTHER_STEP = "remove the step, or put an intact copy of it back; training would 
 
 class MisfitError(CheckpointError):
     """The checkpoint is whole, but not of this configuration: an older step would not be either."""
+
+
+class BaseError(CheckpointError):
+    """What all steps share, DIR/base, is missing or damaged: no step can be used, and none is to blame."""
 
 
 class FormatError(CheckpointError):
@@ -102,10 +107,30 @@ def read_meta(directory: Path, step: int) -> dict:
 def read_leaves(
     directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct], meta: dict
 ) -> dict[str, jax.Array]:
-    """The wanted leaves {path: abstract leaf with sharding} of a step, verified; CheckpointError names a damaged leaf."""
+    """The wanted leaves {path: abstract leaf with sharding} of a step, verified; CheckpointError names a damaged leaf.
+
+    Those that the run never changes come from DIR/base; BaseError where they are not whole.
+    """
+    shared = {path: leaf for path, leaf in wanted.items() if meta["leaves"][path].get("base")}
+    own = {path: leaf for path, leaf in wanted.items() if path not in shared}
+    found = _read_verified(directory / str(step), own, meta) if own else {}
+    if shared:
+        try:
+            found |= _read_verified(base.beside(directory) / str(base.STEP), shared, meta)
+        except CheckpointError as error:
+            raise BaseError(
+                "the frozen parameters that all steps share are not whole",
+                where=error.where,
+                why=f"{error.what}: {error.why}",
+                do="put an intact copy of DIR/base back; the steps themselves were left as they are",
+            ) from error
+    return found
+
+
+def _read_verified(where: Path, wanted: dict[str, jax.ShapeDtypeStruct], meta: dict) -> dict[str, jax.Array]:
+    """Leaves from the directory of a checkpoint, compared with the checksums of a meta record."""
     import orbax.checkpoint as ocp
 
-    where = directory / str(step)
     item = paths.from_leaves(wanted.items())
     restore = ocp.args.PyTreeRestore(
         item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
@@ -219,7 +244,7 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
     for step in reversed(steps):
         try:
             return _params_of(directory, step, wanted)
-        except (MisfitError, FormatError):
+        except (MisfitError, FormatError, BaseError):
             raise
         except CheckpointError as error:
             damaged.append(f"{error.where}: {error.why}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
+from pretrainx.training import base
 from pretrainx.training.restore import OTHER_STEP, read_meta
 
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
@@ -41,8 +42,9 @@ def verify(directory: Path, step: int) -> Iterator[tuple[str, int]]:
     """
     meta = read_meta(directory, step)
     for path, stated in sorted(meta["leaves"].items()):
-        leaf = read_leaf(directory / str(step), path, stated)
-        where = f"{directory / str(step)}, leaf {path}"
+        place = base.beside(directory) / str(base.STEP) if stated.get("base") else directory / str(step)
+        leaf = read_leaf(place, path, stated)
+        where = f"{place}, leaf {path}"
         if (list(leaf.shape), str(leaf.dtype)) != (stated["shape"], stated["dtype"]):
             raise CheckpointError(
                 "a checkpoint is damaged",
