@@ -116,3 +116,20 @@ class WarmupSteps:
     def __call__(self, step):
         passed = sum(jnp.where(step >= milestone, 1.0, 0.0) for milestone in self.milestones)
         return self.peak * _warm(step, self.warmup) * self.factor**passed
+
+
+@dataclass(frozen=True)
+class SlantedTriangular:
+    """Up from `peak / ratio` to `peak` at step `cut`, and down again (Howard & Ruder 2018, equation 3); `rise` is the share of
+    the run that `cut` was made of."""
+
+    peak: float
+    cut: int
+    rise: float
+    ratio: float = 32.0
+
+    def __call__(self, step):
+        fall = self.cut * (1 / self.rise - 1)
+        up, down = _real(step) / self.cut, 1 - (_real(step) - self.cut) / fall
+        share = jnp.clip(jnp.where(step < self.cut, up, down), 0.0, 1.0)
+        return self.peak * (1 + share * (self.ratio - 1)) / self.ratio

@@ -29,7 +29,10 @@ class Group:
     Attributes:
       layer_decay: k of layer-wise rates (Clark et al. 2020, section 3.1; BEiT and MAE fine-tune with 0.65 to 0.75): in a
         stack of L blocks the rate of block l = 1..L is multiplied by k^(L + 1 - l), that of the leaves that match `inputs`
-        by k^(L + 1), and that of all others (final norm, heads) by 1.
+        by k^(L + 1), and that of all others (final norm, heads) by 1. 1 / 2.6 are ULMFiT's discriminative rates.
+      unfreeze_every: gradual unfreezing (Howard & Ruder 2018, section 3.3): what lies in no stack trains from the start, the
+        last block joins after so many steps, the one before after twice as many, `inputs` last. A block that has not joined
+        gets no update and no moment. 0 trains all from the start.
       inputs: the whole paths of what comes before the first block.
     """
 
@@ -38,6 +41,7 @@ class Group:
     rate: float = field(default=1.0, metadata={"min": 0})
     decay: float = field(default=1.0, metadata={"min": 0})
     layer_decay: float = field(default=1.0, metadata={"above": 0, "max": 1})
+    unfreeze_every: int = field(default=0, metadata={"min": 0})
     inputs: str = INPUTS
 
     def has(self, path: str, role: str) -> bool:

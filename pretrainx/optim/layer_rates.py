@@ -1,4 +1,5 @@
-"""Layer-wise learning rates: the deeper a block lies under the head, the smaller its rate (Clark et al. 2020, section 3.1).
+"""Layer-wise learning rates: the deeper a block lies under the head, the smaller its rate (Clark et al. 2020, section 3.1),
+or the later it joins the training (unfreezing.py).
 
 The blocks of a stack are one leaf, so the rates of its layers are an array along `layers`.
 """
@@ -20,7 +21,7 @@ def check(group: Group, found: list[str], by_path: dict[str, axes.Names]) -> Non
     """ConfigError where none of the leaves found lies in a stack."""
     if not any("layers" in by_path[path] for path in found):
         raise ConfigError(
-            "layer_decay without layers",
+            "layer_decay or unfreeze_every without layers",
             where=WHERE,
             why=f"of what {group.pattern!r} matches ({found[0]} and {len(found) - 1} more) nothing is a stack of equal blocks",
             do="give groups of `rate` to the stages by their paths, or let the pattern match a stack",
@@ -36,9 +37,16 @@ def depth(shapes: Iterable[tuple[str, tuple[int, ...]]], by_path: dict[str, axes
 def factors(
     group: Group, shapes: dict[str, tuple[int, ...]], by_path: dict[str, axes.Names], depth: int
 ) -> dict[str, float | np.ndarray]:
-    """{path: multiplier} of the group's leaves; float64[L] with ones behind it, to broadcast, for those of a stack.
+    """{path: multiplier} of the group's leaves, in the form of `levels`."""
+    return {path: group.layer_decay**level for path, level in levels(group, shapes, by_path, depth).items()}
 
-    depth: blocks above the inputs.
+
+def levels(
+    group: Group, shapes: dict[str, tuple[int, ...]], by_path: dict[str, axes.Names], depth: int
+) -> dict[str, float | np.ndarray]:
+    """{path: how deep it lies under the head} of the group's leaves: 0 outside of stacks, 1 for the last block.
+
+    float64[L] with ones behind it, to broadcast, for those of a stack. depth: blocks above the inputs.
     """
     stacked = {path: by_path[path].index("layers") for path in shapes if "layers" in by_path[path]}
     found: dict[str, float | np.ndarray] = {}
@@ -46,16 +54,16 @@ def factors(
         if path in stacked:
             layers = shape[stacked[path]]
             along = [layers if dimension == stacked[path] else 1 for dimension in range(len(shape))]
-            found[path] = (group.layer_decay ** np.arange(layers, 0, -1.0)).reshape(along)
+            found[path] = np.arange(layers, 0, -1.0).reshape(along)
         elif group.is_input(path):
             if not depth:
                 raise ConfigError(
-                    f"layer_decay of {path}, whose blocks are not trained",
+                    f"layer_decay or unfreeze_every of {path}, whose blocks are not trained",
                     where=WHERE,
                     why=f"all stacks that {group.pattern!r} matches are frozen, so there is no depth to count",
-                    do="leave out layer_decay, and set the `rate` of this parameter",
+                    do="leave both out, and set the `rate` of this parameter",
                 )
-            found[path] = group.layer_decay ** (depth + 1)
+            found[path] = depth + 1.0
         else:
-            found[path] = 1.0
+            found[path] = 0.0
     return found

@@ -18,7 +18,7 @@ import optax
 
 from pretrainx.core import axes, paths
 from pretrainx.core.errors import ConfigError
-from pretrainx.optim import layer_rates
+from pretrainx.optim import layer_rates, unfreezing
 from pretrainx.optim.algorithms import (
     OPTIMIZERS,
     AdafactorConfig,
@@ -73,8 +73,10 @@ class Optimizer:
                     why=f"{found[0]} has the role {axes.role(self.by_path[found[0]])!r}; roles found: {', '.join(roles)}",
                     do="leave out the role or the pattern, or correct one of them",
                 )
-            if group.layer_decay < 1:
+            if group.layer_decay < 1 or group.unfreeze_every:
                 layer_rates.check(group, found, self.by_path)
+            if group.unfreeze_every:
+                unfreezing.check(self.config)
 
     @functools.cached_property
     def by_path(self) -> dict[str, axes.Names]:
@@ -98,12 +100,24 @@ class Optimizer:
         found = {path: self.multipliers(path)[0] for path in shapes}
         for number, group in enumerate(self.config.groups):
             if group.layer_decay < 1:
-                chosen = {path: shape for path, shape in shapes.items() if number in self.groups(path)}
-                known = [(path, shape) for path, shape in self.shapes or shapes.items() if number in self.groups(path)]
-                depth = layer_rates.depth(known, self.by_path)
-                for path, factor in layer_rates.factors(group, chosen, self.by_path, depth).items():
+                for path, factor in layer_rates.factors(group, *self._stacks(number, shapes)).items():
                     found[path] = found[path] * factor
         return found
+
+    def joins(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, float | np.ndarray]:
+        """{path: the update from which it is trained}, in the form of `rates`."""
+        found: dict[str, float | np.ndarray] = {path: 0.0 for path in shapes}
+        for number, group in enumerate(self.config.groups):
+            if group.unfreeze_every:
+                for path, level in layer_rates.levels(group, *self._stacks(number, shapes)).items():
+                    found[path] = np.maximum(found[path], group.unfreeze_every * level)
+        return found
+
+    def _stacks(self, number: int, shapes: dict[str, tuple[int, ...]]) -> tuple:
+        """(leaves of a group {path: shape}, axes by path, blocks of its deepest stack)"""
+        chosen = {path: shape for path, shape in shapes.items() if number in self.groups(path)}
+        known = [(path, shape) for path, shape in self.shapes or shapes.items() if number in self.groups(path)]
+        return chosen, self.by_path, layer_rates.depth(known, self.by_path)
 
     @functools.cached_property
     def transform(self) -> optax.GradientTransformation:
@@ -114,7 +128,10 @@ class Optimizer:
             ("rates", optax.stateless(self._scaled)),
             ("rate", optax.scale_by_learning_rate(self.schedule)),
         ]
-        return optax.named_chain(*clip, *self.config.parts(self.by_path, decay, rates))
+        parts = [*clip, *self.config.parts(self.by_path, decay, rates)]
+        if any(group.unfreeze_every for group in self.config.groups):
+            parts = unfreezing.around(parts, self.joins, self.config)
+        return optax.named_chain(*parts)
 
     def _decayed(self, updates, params):
         strength = self.config.weight_decay

@@ -9,7 +9,7 @@ import itertools
 from dataclasses import dataclass, field
 
 from pretrainx.core.errors import ConfigError
-from pretrainx.core.schedule import InverseSqrt, Ramp, WarmupCosine, WarmupStableDecay, WarmupSteps
+from pretrainx.core.schedule import InverseSqrt, Ramp, SlantedTriangular, WarmupCosine, WarmupStableDecay, WarmupSteps
 
 
 def check_warmup(warmup: int, steps: int) -> None:
@@ -75,6 +75,22 @@ class LinearConfig:
     def over(self, steps: int) -> WarmupStableDecay:
         check_warmup(self.warmup, steps)
         return WarmupStableDecay(self.peak, self.warmup, steps, steps - self.warmup, self.floor)
+
+
+@dataclass(frozen=True)
+class SlantedTriangularConfig:
+    """A short linear rise to `peak`, a long linear fall, both from and to peak / `ratio` (Howard & Ruder 2018, section 3.2).
+
+    Attributes:
+      rise: the share of the run that the rate rises.
+    """
+
+    peak: float = field(default=1e-3, metadata={"above": 0})
+    rise: float = field(default=0.1, metadata={"above": 0, "below": 1})
+    ratio: float = field(default=32.0, metadata={"min": 1})
+
+    def over(self, steps: int) -> SlantedTriangular:
+        return SlantedTriangular(self.peak, max(int(steps * self.rise), 1), self.rise, self.ratio)
 
 
 @dataclass(frozen=True)
@@ -155,6 +171,7 @@ SCHEDULES = {
     "cosine": CosineConfig,
     "inverse_sqrt": InverseSqrtConfig,
     "linear": LinearConfig,
+    "slanted_triangular": SlantedTriangularConfig,
     "step": StepConfig,
     "wsd": StableDecayConfig,
 }

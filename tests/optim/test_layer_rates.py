@@ -83,7 +83,7 @@ def test_the_table_shows_first_and_last():
 def test_without_layers_it_is_refused():
     model = ResNetConfig(stages=(1,), width=8, stem="small").build(Images(8, 3), Precision())
     boxes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-    with pytest.raises(ConfigError, match="layer_decay without layers") as caught:
+    with pytest.raises(ConfigError, match="layer_decay or unfreeze_every without layers") as caught:
         Optimizer(AdamWConfig(groups=(Group(layer_decay=0.7),)), Ramp(1.0, 1.0, 1), 0.0, axes.of_boxed(boxes))
     assert caught.value.where == "config.optimizer.groups"
 
