@@ -24,7 +24,7 @@ class DistillConfig(Strength):
     gave it, on what the task observes.
 
     Attributes:
-      temperature: both logits are divided by it, and the divergence is multiplied by its square (Hinton et al. 2015, section 2).
+      temperature: both logits are divided by it, the divergence is multiplied by its square (Hinton et al. 2015, section 2).
     """
 
     temperature: float = field(default=2.0, metadata={"above": 0})

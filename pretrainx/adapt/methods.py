@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pretrainx.adapt.adapter import AdapterConfig
 from pretrainx.adapt.distill import DistillConfig
 from pretrainx.adapt.ewc import EwcConfig
+from pretrainx.adapt.ia3 import Ia3Config
 from pretrainx.adapt.l2_sp import L2SpConfig
+from pretrainx.adapt.linear_probe import LinearProbeConfig
+from pretrainx.adapt.lora import LoraConfig
+from pretrainx.adapt.prefix import PrefixConfig
+from pretrainx.adapt.prompt import PromptConfig
 from pretrainx.objectives.objective import Objective
 
 
@@ -27,6 +33,14 @@ class NothingConfig:
 
 
 # A new wrapper is one file and one line here. Each config has `wrap(objective) -> objective`.
-METHODS = {"full": FullConfig}
+METHODS = {
+    "full": FullConfig,
+    "linear_probe": LinearProbeConfig,
+    "lora": LoraConfig,
+    "adapter": AdapterConfig,
+    "prompt": PromptConfig,
+    "prefix": PrefixConfig,
+    "ia3": Ia3Config,
+}
 # What stands around the adapted objective and protects what the model knew.
 PRESERVING = {"none": NothingConfig, "ewc": EwcConfig, "l2_sp": L2SpConfig, "distill": DistillConfig}

@@ -94,6 +94,10 @@ class Wrapper(Objective):
         with self.scope(params):
             return self.inner.decode(params, extras, tokens, cache)
 
+    def adapts(self, path: str) -> bool:
+        """Whether this wrapper or one further inside trains the leaf although the base is frozen."""
+        return isinstance(self.inner, Wrapper) and self.inner.adapts(path)
+
     def flops_per_row(self):
         return self.inner.flops_per_row()
 
@@ -102,3 +106,14 @@ class Wrapper(Objective):
 
     def observe_rows(self, keys, batch, step):
         return self.inner.observe_rows(keys, batch, step)
+
+
+@dataclass(frozen=True)
+class Frozen(Wrapper):
+    """The base keeps its values: what wrappers add, and the heads that a task adds, are trained."""
+
+    def trains(self, path):
+        return self.adapts(path) or (path.split("/")[0] in self.heads and self.inner.trains(path))
+
+    def flops_per_row(self):
+        return None  # the base's count has gradients of its weights, which are not computed here

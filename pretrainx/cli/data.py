@@ -11,6 +11,7 @@ from pretrainx.core.errors import ConfigError
 if TYPE_CHECKING:
     from pretrainx.data.prepared import PreparedText
     from pretrainx.data.prepared_images import PreparedPictures
+    from pretrainx.data.prepared_labelled import PreparedLabelled
     from pretrainx.runs.recipe import Recipe
 
 
@@ -25,7 +26,7 @@ def _recipe(arguments: Arguments) -> Recipe:
 
 
 def _tokenizer(arguments: Arguments) -> int:
-    from pretrainx.data import pairs, text
+    from pretrainx.data import labelled, pairs, text
 
     recipe, output = _recipe(arguments), Path(arguments.flags["output"])
     if not hasattr(recipe.data, "tokenizer"):
@@ -39,7 +40,8 @@ def _tokenizer(arguments: Arguments) -> int:
             why="a tokenizer that runs were prepared with must stay what it is",
             do="name another, or remove it",
         )
-    train = pairs.train_tokenizer if isinstance(recipe.data, pairs.PairConfig) else text.train_tokenizer
+    kinds = ((pairs.PairConfig, pairs), (labelled.LabelledConfig, labelled))
+    train = next((module for kind, module in kinds if isinstance(recipe.data, kind)), text).train_tokenizer
     tokenizer, held_out, tokens = train(recipe.data)
     output.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
@@ -52,6 +54,7 @@ def _tokenizer(arguments: Arguments) -> int:
 def _prepare(arguments: Arguments) -> int:
     from pretrainx.data.directory import DESCRIPTION
     from pretrainx.data.prepared import PreparedText
+    from pretrainx.data.prepared_labelled import PreparedLabelled
     from pretrainx.runs.data import prepare
 
     recipe, output = _recipe(arguments), Path(arguments.flags["output"])
@@ -60,6 +63,8 @@ def _prepare(arguments: Arguments) -> int:
     data = prepare(recipe.data, output)
     if isinstance(data, PreparedText):
         _summarise(data, recipe.data.length)
+    elif isinstance(data, PreparedLabelled):
+        _summarise_labelled(data)
     else:
         _summarise_pictures(data)
     print(f"use it with --config.data.cache={output}")
@@ -94,6 +99,18 @@ def _summarise(text: PreparedText, length: int) -> None:
             )
     _columns(rows)
     print(f"{text.directory}: vocabulary {text.vocabulary.size}, tokenizer {text.meta['tokenizer'][:12]}")
+
+
+def _summarise_labelled(examples: PreparedLabelled) -> None:
+    """Counts of each split, and the classes."""
+    rows, about = [("split", "examples", "tokens", "of each class")], examples.about
+    for split in examples.splits:
+        facts = examples.meta["splits"][split]
+        each = f"{min(facts['counts']):,} to {max(facts['counts']):,}" if facts["counts"] else "-"
+        rows.append((split, f"{facts['examples']:,}", f"{facts['tokens']:,}", each))
+    _columns(rows)
+    shown = f"{len(about.classes)} classes: {', '.join(about.classes[:20])}" if about.classes else about.target
+    print(f"{examples.directory}: vocabulary {about.vocabulary.size}, {shown}")
 
 
 def _columns(rows: list[tuple[str, ...]]) -> None:
@@ -139,6 +156,7 @@ def _inspect(arguments: Arguments) -> int:
 
     from pretrainx.cli.config_file import load
     from pretrainx.data.prepared import PreparedText
+    from pretrainx.data.prepared_labelled import PreparedLabelled
     from pretrainx.runs.data import prepare
     from pretrainx.runs.load import prepared_directory
     from pretrainx.runs.recipe import parse
@@ -157,7 +175,7 @@ def _inspect(arguments: Arguments) -> int:
     with tempfile.TemporaryDirectory() as spare:
         directory = prepared_directory(recipe, Path(workdir)) if workdir else recipe.data.cache or Path(spare) / "data"
         data = prepare(recipe.data, directory)
-        if isinstance(data, PreparedText):
+        if isinstance(data, PreparedText | PreparedLabelled):
             if "output" in arguments.flags:
                 raise ConfigError(
                     "text is printed, not written", where="--output", why="the run is of text", do="leave it out"
@@ -168,7 +186,7 @@ def _inspect(arguments: Arguments) -> int:
     return 0
 
 
-def _show(recipe: Recipe, text: PreparedText, step: int, count: int) -> None:
+def _show(recipe: Recipe, text: PreparedText | PreparedLabelled, step: int, count: int) -> None:
     """Rows of a step's batch, before and after `observe`. No device mesh is needed: examples are observed one by one."""
     from pretrainx.runs import examples
     from pretrainx.runs.parts import build

@@ -14,6 +14,10 @@ def _eval(arguments: Arguments) -> int:
     given = {name: whole_number(arguments, name) for name in ("step", "demonstrations") if name in arguments.flags}
     names = tuple(filter(None, arguments.flags.get("evals", "").split(",")))
     files = {name: arguments.flags[name] for name in ("choices", "demonstrations_from") if name in arguments.flags}
+    if "task" in arguments.flags:
+        from pretrainx.cli.config_file import load
+
+        given["task"] = load(arguments.flags["task"])
     return evaluate(arguments.flags["workdir"], names=names, evals=_changes(arguments), **files, **given)
 
 
@@ -43,7 +47,7 @@ COMMANDS = (
             Flag(
                 "evals",
                 "held_out, trigram, pseudo_perplexity, fill_in, sampled, representations, image_text, choices "
-                "(default: all that apply)",
+                "(default: all that apply); made only when named: fisher, forgetting, pruning, membership",
                 "NAME,...",
             ),
             Flag(
@@ -51,6 +55,7 @@ COMMANDS = (
                 "multiple choice: a question, its choices and the number of the right one a line",
                 "FILE.jsonl",
             ),
+            Flag("task", "of transfer: the config of a run that starts from this one", "FILE[:ARG]"),
             Flag("demonstrations", "solved questions in front of each, drawn three times (default 0)", "K"),
             Flag(
                 "demonstrations_from",

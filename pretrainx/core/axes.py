@@ -12,7 +12,7 @@ from pretrainx.core import paths
 Names = tuple[str | None, ...]
 # Dimensions that are one dimension of a matrix, stored apart: [embed, heads, head_dim] is embed x (heads * head_dim).
 TOGETHER = ("heads", "head_dim")
-TABLES = ("vocab", "position", "type")
+TABLES = ("vocab", "position", "type", "prompt")
 HEADS = ("vocab", "classes")
 # Of numbers that are added and multiply nothing: a bias per output, or per head and bucket of distances.
 BIASES = (*TOGETHER, "bucket")

@@ -73,6 +73,11 @@ class LabelledRows:
         """How many tokens of a row are marks."""
         return len(self.begin) + len(self.end) + len(self.between) * self.pairs
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What is given beside the tokens."""
+        return tuple(name for name in self.spec(1) if name not in ("tokens", "valid"))
+
     def spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         """{field: shape and dtype} of a batch, with "valid":
 

@@ -21,9 +21,18 @@ class ImageConfig(PictureConfig):
     Attributes:
       source: "shapes" (generated), "digits" (of scikit-learn), "folder", "idx", "npz" or "array_record" (see `image_sources`).
         The digits take no paths, and have no test split.
+      labels: so many training pictures of each class are read; 0 is all of them. labels_seed: which; more of one seed contain
+        the fewer.
     """
 
     source: str = dataclasses.field(default="shapes", metadata={"choices": image_sources.KINDS})
+    labels: int = dataclasses.field(default=0, metadata={"min": 0})
+    labels_seed: int = dataclasses.field(default=0, metadata={"min": 0, "max": 2**32 - 1})
+
+    def preparing(self):
+        fields = super().preparing()
+        del fields["labels"], fields["labels_seed"]  # one directory serves any number of them
+        return fields
 
 
 def prepare_images(config: ImageConfig, directory: str | Path, log: Callable[[str], None] = print) -> PreparedImages:
@@ -33,7 +42,8 @@ def prepare_images(config: ImageConfig, directory: str | Path, log: Callable[[st
     none is asked for, a damaged file, or a directory made with another configuration (fields and both values are named).
     """
     directory = Path(directory)
-    return once(directory, lambda work: _make(config, work, log), lambda: _reuse(config, directory), log)
+    found = once(directory, lambda work: _make(config, work, log), lambda: _reuse(config, directory), log)
+    return dataclasses.replace(found, labels=config.labels, labels_seed=config.labels_seed)
 
 
 def _reuse(config: ImageConfig, directory: Path) -> PreparedImages:

@@ -27,7 +27,7 @@ class LabelledConfig:
     """Texts, or pairs of texts, with their labels.
 
     Attributes:
-      source: "jsonl" or "csv" (see `labelled_sources`).
+      source: "jsonl" or "csv" (see `labelled_sources`), or "stdlib": docstrings of the installed Python, told apart by package.
       paths: files of training and held-out examples. test_paths: of a ready-made test split; () is none.
       held_out: the fraction of groups kept from training.
       text, second, label: names of the fields; second "" where examples are single texts. Of target "span" the text is the
@@ -113,7 +113,7 @@ def _reuse(config: LabelledConfig, directory: Path) -> PreparedLabelled:
 
 def _make(config: LabelledConfig, work: Path, log: Callable[[str], None]) -> None:
     splits = split_examples(config)
-    tokenizer = stored_tokenizer.chosen(config, lambda: texts_of(splits["train"]))
+    tokenizer = stored_tokenizer.chosen(config, lambda: texts_of(splits["train"], config.target))
     log(f"data: tokenizer with {tokenizer.vocabulary.size} ids")
     tokenizer.save(work / TOKENIZER)
     classes = class_names(config, splits)
@@ -137,7 +137,7 @@ def _make(config: LabelledConfig, work: Path, log: Callable[[str], None]) -> Non
 
 def split_examples(config: LabelledConfig) -> dict[str, list[Example]]:
     """{split: its examples}. A group's name alone decides its split, so that adding examples moves no other across."""
-    if not config.paths:
+    if not config.paths and config.source != "stdlib":
         raise ConfigError(
             "labelled data need files",
             where="config.data.paths",
@@ -154,7 +154,7 @@ def split_examples(config: LabelledConfig) -> dict[str, list[Example]]:
             raise DataError(
                 f"the split {split!r} has no example",
                 where="config.data.test_paths" if split == "test" else "config.data.held_out",
-                why=f"{sum(map(len, splits.values())):,} examples; the fraction {config.held_out:g} of their groups is held out",
+                why=f"{sum(map(len, splits.values())):,} examples, of whose groups {config.held_out:g} are held out",
                 do="add examples, name another group, or choose another fraction",
             )
     return splits
@@ -182,20 +182,20 @@ def class_names(config: LabelledConfig, splits: dict[str, list[Example]]) -> tup
     return tuple(sorted(known, key=int if numbers else None))
 
 
-def texts_of(examples: Iterable[Example]) -> Iterator[str]:
+def texts_of(examples: Iterable[Example], target: str) -> Iterator[str]:
     """Everything of examples that becomes tokens."""
     for example in examples:
         yield " ".join(example.text) if isinstance(example.text, tuple) else example.text
         if example.second:
             yield example.second
-        if isinstance(example.label, str):
+        if target == "text":
             yield example.label
 
 
 def train_tokenizer(config: LabelledConfig) -> tuple[Tokenizer, int, int]:
     """(tokenizer, bytes of held-out text, tokens that it makes of them): the one that `prepare_labelled` would use."""
     splits = split_examples(config)
-    tokenizer = stored_tokenizer.chosen(config, lambda: texts_of(splits["train"]))
-    texts = list(texts_of(splits["held_out"]))
+    tokenizer = stored_tokenizer.chosen(config, lambda: texts_of(splits["train"], config.target))
+    texts = list(texts_of(splits["held_out"], config.target))
     tokens = sum(len(ids) for ids in tokenizer.encode_batch(texts))
     return tokenizer, sum(len(text.encode()) for text in texts), tokens

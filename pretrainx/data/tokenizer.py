@@ -199,6 +199,11 @@ class Tokenizer:
         first = next(start for start in range(more + 1) if framed[start : start + len(plain)] == plain)
         return framed[:first], framed[first + len(plain) :]
 
+    @property
+    def spellings(self) -> dict[str, int]:
+        """{token as the tokenizer's file writes it: id}."""
+        return self._inner.get_vocab()
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; specials are left out, bytes that form no character (a cut one) become U+FFFD.
 

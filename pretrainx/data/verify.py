@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrainx.data import prepared_images, prepared_pairs
+from pretrainx.data import prepared_images, prepared_labelled, prepared_pairs
 from pretrainx.data.directory import damaged, held_kind
 from pretrainx.data.prepared import SPLITS, PreparedText, open_prepared, packed_width, stem_of
 
@@ -18,9 +18,9 @@ CHUNK = 1 << 22
 def verify(directory: str | Path) -> list[str]:
     """A line for each split of each part. Raises DataError naming the first file that is not as it should be.
 
-    Of pictures see `verify_pictures`, of pairs `verify_pairs`. Of text every file is read: its sha256, the range of its
-    ids, the documents, bytes and tokens it holds (bytes only of a tokenizer that loses none), and, where documents are
-    packed, that the rows hold every target of the stream exactly once.
+    Of pictures see `verify_pictures`, of pairs `verify_pairs`, of labelled text `verify_labelled`. Of text every file is
+    read: its sha256, the range of its ids, the documents, bytes and tokens it holds (bytes only of a tokenizer that loses
+    none), and, where documents are packed, that the rows hold every target of the stream exactly once.
     """
     match held_kind(directory):
         case prepared_images.KIND:
@@ -28,6 +28,9 @@ def verify(directory: str | Path) -> list[str]:
             return [f"{split}: {line}" for split, line in found.items()]
         case prepared_pairs.KIND:
             found = prepared_pairs.verify_pairs(prepared_pairs.open_pairs(directory))
+            return [f"{split}: {line}" for split, line in found.items()]
+        case prepared_labelled.KIND:
+            found = prepared_labelled.verify_labelled(prepared_labelled.open_labelled(directory))
             return [f"{split}: {line}" for split, line in found.items()]
     text, lines = open_prepared(directory), []
     for part in text.names:

@@ -28,22 +28,22 @@ class FisherConfig:
 
     Attributes:
       examples: rows of the training split, the first that the run trained on.
-      labels: y drawn from the model's own distribution ("model": the Fisher information), or the data's ("data": the empirical
-        one). Drawn tokens follow the data's text, each given what truly stands before it.
+      labels: "true": y is drawn from the model's own distribution (the Fisher information); "empirical": y is the data's (the
+        empirical one). Drawn tokens follow the data's text, each given what truly stands before it.
       level: what y is. "sequence": all that is predicted of a row together, whose log-likelihoods add up. "token": one of its
         places, drawn with the places' weights; F is then that of a mean token. Where a row has one label both are the same.
       at_once: gradients of so many examples are held together.
     """
 
     examples: int = field(default=512, metadata={"min": 1})
-    labels: str = field(default="model", metadata={"choices": ("model", "data")})
+    labels: str = field(default="true", metadata={"choices": ("true", "empirical")})
     level: str = field(default="sequence", metadata={"choices": ("sequence", "token")})
     at_once: int = field(default=4, metadata={"min": 1})
 
 
 def negative_log_likelihood(objective: Objective, config: FisherConfig, params, extras, observation, keys):
     """Of ONE row, [1, ...] in all that is given: a draw of what `config` says, as a function of the parameters."""
-    if (config.labels, config.level) == ("data", "sequence"):
+    if (config.labels, config.level) == ("empirical", "sequence"):
         outcome = objective.encode(params, extras, observation, keys, 0, train=False)
         if jax.tree.leaves(outcome.representations):
             raise ConfigError(
@@ -55,7 +55,7 @@ def negative_log_likelihood(objective: Objective, config: FisherConfig, params, 
         return outcome.totals[objective.terms[0].name]
     logits, targets, weights = predictions(objective, params, extras, observation, WHERE)
     drawing, placing = jax.random.split(keys[0])
-    if config.labels == "model":
+    if config.labels == "true":
         targets = jax.lax.stop_gradient(jax.random.categorical(drawing, logits))
     nll = jnp.where(weights > 0, weights * token_nll(logits, targets), 0)
     if config.level == "sequence":
@@ -95,7 +95,13 @@ def squares(objective: Objective, rules: Rules, config: FisherConfig, params, ex
 
 
 def fisher(
-    objective: Objective, rules: Rules, config: FisherConfig, params: Any, extras: Any, batches: Iterable[Batch], seed: int
+    objective: Objective,
+    rules: Rules,
+    config: FisherConfig,
+    params: Any,
+    extras: Any,
+    batches: Iterable[Batch],
+    seed: int,
 ) -> tuple[paths.Tree, int]:
     """({trained leaf: float32 of its shape}, over how many examples the mean is), of batches that hold config.examples rows.
 

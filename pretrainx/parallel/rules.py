@@ -44,6 +44,8 @@ TABLE = (
     ("channels", ("fsdp",)),
     ("features", ("tensor",)),
     ("rank", ()),
+    ("bottleneck", ()),
+    ("prompt", ()),
 )
 
 

@@ -16,7 +16,7 @@ from pretrainx.core.errors import CheckpointError, ConfigError, OutOfMemoryError
 from pretrainx.core.json_lines import read_metrics
 from pretrainx.core.readable import duration, quantity
 from pretrainx.parallel import distributed
-from pretrainx.runs import examples, frozen_tokenizer, parameters
+from pretrainx.runs import examples, frozen_tokenizer, parameters, preserved
 from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.disk import disk_need
 from pretrainx.runs.evaluations import evaluated
@@ -25,10 +25,11 @@ from pretrainx.runs.load import data_directory
 from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.runs.resume import blame, changes, plain, refuse_changes, shown
+from pretrainx.runs.starting_point import read_start
 from pretrainx.runs.train import begin, check_disk, prepared
 from pretrainx.training import state as states
 from pretrainx.training.peak import peak_flops
-from pretrainx.training.restore import FormatError, MisfitError, restore_params, restore_step, steps_in
+from pretrainx.training.restore import FormatError, MisfitError, restore_step, steps_in
 from pretrainx.training.step import make_train_step
 
 ASSUMED_MFU = 0.4  # of a well-fed accelerator, where the run has not measured its own
@@ -70,7 +71,7 @@ def dry_run(
         tell_all(memory_lines(recipe, parts, like), say)
         heading("checkpoints")
         fingerprint = data.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
-        step = look_at_checkpoints(recipe, parts, like, workdir, fingerprint, allow_change, say)
+        step = look_at_checkpoints(recipe, parts, data, like, workdir, fingerprint, allow_change, say)
         need = disk_need(like, recipe.checkpoint.keep, workdir / "checkpoints", parts.objective.constants)
         say(f"disk: {need}")
         heading("evaluation and writers")
@@ -128,7 +129,8 @@ def config_lines(recipe: Recipe, values: dict, of_file: dict | None) -> Iterator
 def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
     """How the batch is divided, FLOPs, and how long that takes."""
     train, units = recipe.train, parts.units_per_row
-    unit, rate_of = ("token", "perf/tokens_per_s") if parts.of_text else ("picture", "perf/examples_per_s")
+    unit = {"tok": "token", "img": "picture", "row": "example"}[parts.unit]
+    rate_of = "perf/tokens_per_s" if parts.of_text else "perf/examples_per_s"
     yield (
         f"batch: {train.batch_size} rows = {parts.rules.batch_ways()} ways x {train.microbatches} microbatches x "
         f"{parts.rows_per_device} rows per device"
@@ -198,7 +200,9 @@ def memory_lines(recipe: Recipe, parts: Parts, like: states.TrainState) -> Itera
         )
 
 
-def look_at_checkpoints(recipe, parts: Parts, like, workdir: Path, fingerprint: dict, allow_change, say) -> int:
+def look_at_checkpoints(
+    recipe: Recipe, parts: Parts, data: Prepared, like, workdir: Path, fingerprint: dict, allow_change, say
+) -> int:
     """Tells what the run would start from, and gives that step. Every leaf is read and verified; nothing is renamed."""
     directory, damaged = workdir / "checkpoints", []
     for step in reversed(distributed.decided("steps", lambda: steps_in(directory))):
@@ -230,9 +234,10 @@ def look_at_checkpoints(recipe, parts: Parts, like, workdir: Path, fingerprint: 
     if not recipe.init_from:
         say("would start from scratch")
         return 0
-    given, step, lines = restore_params(Path(recipe.init_from) / "checkpoints", like.full_params())
-    say(f"would start from {recipe.init_from}, step {step}: {len(given)} of {len(given) + len(lines)} leaves")
-    tell_all((f"warning: {line}" for line in lines), say)
+    start = read_start(recipe, parts, data.about, data.tokenizer)
+    say(f"would start with {start.said(recipe.init_from)}")
+    tell_all((f"warning: {line}" for line in start.lines), say)
+    preserved.leaves_of(recipe, parts, start, say)
     return 0
 
 

@@ -13,6 +13,7 @@ from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import config as strict
 from pretrainx.core import json_lines
 from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.core.labelled import Labelled
 from pretrainx.core.pairs import Pairs
 from pretrainx.evals import ngram
 from pretrainx.evals.baseline import Baseline
@@ -24,6 +25,7 @@ from pretrainx.evals.sampled import Sampled
 from pretrainx.objectives.masked_lm import MaskedLm
 from pretrainx.objectives.span_corruption import SpanCorruption
 from pretrainx.parallel.compilation import keep_compiled_programs
+from pretrainx.runs import perils, transfer
 from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.evaluation import Evaluation
 from pretrainx.runs.evaluation_of_text import is_causal
@@ -42,13 +44,16 @@ def evaluate(
     choices: str = "",
     demonstrations: int = 0,
     demonstrations_from: str = "",
+    task: Mapping[str, Any] | None = None,
     evals: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
     """Evaluates a checkpoint (default: the newest that is whole) and prints a table; 0.
 
-    `names`: of EVALUATIONS; without any, all that apply. `choices`: a file of questions; `demonstrations`: how many solved
-    ones stand before each, of the others or of a file of their own. `evals`: what is laid over the run's config.evals, nested.
+    `names`: of EVALUATIONS; without any, all that apply but ONLY_NAMED. `choices`: a file of questions; `demonstrations`: how
+    many solved ones stand before each, of the others or of a file of their own. `task`: the configuration of a run that starts
+    from this one, for "transfer". `evals`: what is laid over the run's
+    config.evals, nested.
     One object is added to DIR/evals.jsonl, with the keys "time", "step" and "eval/<name>/<metric>", and "evals", what was laid
     over the configuration, where something was.
 
@@ -75,7 +80,7 @@ def evaluate(
     if evals:
         wanted = strict.parse(EvalConfig, laid_over(strict.as_dict(run.config.evals), evals), "config.evals")
         run = dataclasses.replace(run, config=dataclasses.replace(run.config, evals=wanted))
-    found = Evaluations(run, choices, demonstrations, demonstrations_from, say)
+    found = Evaluations(run, choices, demonstrations, demonstrations_from, task or {}, say)
     for line in found.run.damaged:
         say(f"warning: {line}")
     reasons = {name: reason(found) for name, (reason, _) in EVALUATIONS.items()}
@@ -87,7 +92,7 @@ def evaluate(
                 why=reasons[name],
                 do="these do: " + ", ".join(other for other, reason in reasons.items() if not reason),
             )
-    names = names or [name for name, reason in reasons.items() if not reason]
+    names = names or [name for name, reason in reasons.items() if not reason and name not in ONLY_NAMED]
     if not names:
         raise ConfigError(
             "no evaluation applies to this run", where=str(workdir), why=reasons["held_out"], do="--choices=FILE.jsonl"
@@ -134,8 +139,16 @@ def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 class Evaluations:
     """The evaluations of one checkpoint. What several of them need is made once, and what none needs never."""
 
-    def __init__(self, run: Run, choices: str, demonstrations: int, pool: str, say: Callable[[str], None]):
-        self.run, self.say = run, say
+    def __init__(
+        self,
+        run: Run,
+        choices: str,
+        demonstrations: int,
+        pool: str,
+        task_values: Mapping[str, Any],
+        say: Callable[[str], None],
+    ):
+        self.run, self.say, self.task_values = run, say, task_values
         self.choices_file, self.demonstrations, self.pool_file = choices, demonstrations, pool
 
     @functools.cached_property
@@ -200,6 +213,11 @@ class Evaluations:
             return self.no_text()
         return "only pictures with captions (config.data.name 'pairs') are compared with texts"
 
+    def no_task(self) -> str:
+        if isinstance(self.run.about, Labelled):
+            return self.no_text()
+        return "only labelled text (config.data.name 'labelled') has labels to be right about"
+
     def no_choices(self) -> str:
         return "" if self.choices_file else "no questions are given: --choices=FILE.jsonl"
 
@@ -258,6 +276,10 @@ class Evaluations:
         """Retrieval, zero-shot classification, captions."""
         return self.evaluation.image_text(self.run.params, self.run.extras)
 
+    def task(self) -> dict[str, float]:
+        """Loss and metrics with their intervals, on the test split where there is one."""
+        return self.evaluation.finished(self.run.params, self.run.extras, self.run.step)
+
     def choices(self) -> dict[str, float]:
         run = self.run
         longest = run.config.model.max_length or run.config.data.length
@@ -276,5 +298,13 @@ EVALUATIONS: dict[str, tuple[Callable[[Evaluations], str], Callable[[Evaluations
     "sampled": (Evaluations.no_writer, Evaluations.sampled),
     "representations": (Evaluations.no_features, Evaluations.representations),
     "image_text": (Evaluations.no_pairs, Evaluations.image_text),
+    "task": (Evaluations.no_task, Evaluations.task),
     "choices": (Evaluations.no_choices, Evaluations.choices),
+    "fisher": (Evaluations.no_text, perils.fisher),
+    "forgetting": (perils.no_source, perils.forgetting),
+    "pruning": (Evaluations.no_text, perils.pruning),
+    "membership": (perils.no_rows, perils.membership),
+    "transfer": (transfer.no_task, transfer.transfer),
 }
+# Made only where they are named: they read other runs or much of the training split, write files, or train.
+ONLY_NAMED = ("fisher", "forgetting", "pruning", "membership", "transfer")

@@ -17,6 +17,7 @@ from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.objectives.objective import Batch, Objective
 
 UNSCORED = "[0: ", "]"  # around targets whose weight is zero
+NUMBERS = ("tags", "span")  # whole numbers that are no tokens, of labelled text
 
 
 def observed(objective: Objective, seed: int, step: int, batch: Batch) -> Observation:
@@ -66,7 +67,8 @@ def lines(tokenizer: Tokenizer | None, batch: Batch, observation: Observation, r
     for term, weights in observation.weights.items():
         fitting = [(name, values) for name, values in targets if values.shape == weights.shape]
         for name, values in fitting:
-            shown.append((f"{name}, {term}", targets_of(tokenizer, values[row], weights[row])))
+            known = None if name.endswith(NUMBERS) else tokenizer
+            shown.append((f"{name}, {term}", targets_of(known, values[row], weights[row])))
         shown.append((f"weight of {term}", f"{weights[row].sum():g} in {np.count_nonzero(weights[row])} places"))
     width = max(len(name) for name, _ in shown)
     cut = lambda text: text if not limit or len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"
@@ -86,7 +88,7 @@ def text_of(tokenizer: Tokenizer | None, values: np.ndarray, name: str) -> str:
         return f"{values.sum()} of {len(values)}"
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         return f"{values.dtype}{list(values.shape)}"
-    if tokenizer is None:
+    if tokenizer is None or name.endswith(NUMBERS):
         return " ".join(map(str, values))
     names = tokenizer.vocabulary.names
     parts, start = [], 0

@@ -17,6 +17,7 @@ from chex import assert_trees_all_equal_shapes_and_dtypes
 from pretrainx.core import config as strict
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError, DataError
+from pretrainx.core.labelled import Labelled
 from pretrainx.core.pairs import Pairs
 from pretrainx.core.readable import quantity
 from pretrainx.core.records import tokens_of
@@ -36,7 +37,8 @@ from pretrainx.runs.data import About
 from pretrainx.runs.load import Run, data_directory, load
 from pretrainx.runs.model_card import card_of
 from pretrainx.runs.parts import assemble
-from pretrainx.runs.recipe import Recipe, parse
+from pretrainx.runs.recipe import OF_LABELLED, Recipe, parse
+from pretrainx.runs.unwrapped import unwrapped, without_head
 from pretrainx.training import guard
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
@@ -112,9 +114,15 @@ def _or_nothing(workdir: Path) -> Iterator[None]:
 def export_model(
     workdir: str | Path, target: str | Path, step: int | None = None, say: Callable[[str], None] = print
 ) -> None:
-    """Writes the run's parameters (the averaged ones where it keeps an EMA) as a directory that `transformers` loads."""
+    """Writes the run's parameters (the averaged ones where it keeps an EMA) as a directory that `transformers` loads.
+
+    Low-rank updates are merged into the weights; of tasks on text the model is written, without the task's head.
+    """
     workdir, target = Path(workdir), Path(target)
-    run = load(workdir, step)
+    run = unwrapped(load(workdir, step))
+    if isinstance(run.about, Labelled):
+        run = without_head(run)
+        say(f"the head of the task is left out: {', '.join(run.objective.heads)}")
     config = run.config.model
     facts = read_json(workdir / FACTS) if (workdir / FACTS).is_file() else {}
     if run.tokenizer is None or isinstance(run.about, Pairs):
@@ -124,7 +132,8 @@ def export_model(
             model, count = interop_of_pairs.write(run, target, facts, _tokenizer_file(run))
         _say_written(model, count, run, target, say)
         return
-    if isinstance(config, DecoderConfig) and not isinstance(run.config.objective, AutoregressiveConfig):
+    causal = (AutoregressiveConfig, *OF_LABELLED.values())
+    if isinstance(config, DecoderConfig) and not isinstance(run.config.objective, causal):
         raise ConfigError(
             "a decoder that reads its prefix both ways has no form there",
             where="config.objective.name",
@@ -273,7 +282,8 @@ def _tokenizer_file(run: Run) -> Path:
 def _card(run: Run, facts: dict[str, Any], vocab_size: int) -> str:
     """README.md of an export. It claims what the run's files say, and leaves the licence to its owner."""
     recipe, config = run.config, run.config.model
-    tokens = round(run.step * recipe.train.batch_size * tokens_of(run.objective.reads))
+    rows, of_task = run.step * recipe.train.batch_size, isinstance(run.about, Labelled)
+    seen = f"{rows:,} examples" if of_task else f"{round(rows * tokens_of(run.objective.reads)):,} tokens"
     _, kind, task = NAMES[type(config)]
     if isinstance(config, EncoderConfig) and config.head == "none":
         kind, task = "text encoder without a head", "feature-extraction"
@@ -286,8 +296,9 @@ def _card(run: Run, facts: dict[str, Any], vocab_size: int) -> str:
         f"rows of up to {config.max_length or recipe.data.length} tokens.",
         "",
     ]
-    return card_of(run, task, described, f"{tokens:,} tokens", start, ", ".join(_sources(recipe)))
+    return card_of(run, task, described, seen, start, ", ".join(_sources(recipe)))
 
 
 def _sources(recipe: Recipe) -> list[str]:
-    return [f"{part.source} {' '.join(part.paths)}".strip() for part in recipe.data.parts]
+    parts = getattr(recipe.data, "parts", (recipe.data,))
+    return [f"{part.source} {' '.join(part.paths)}".strip() for part in parts]

@@ -11,6 +11,7 @@ from pretrainx import __version__
 from pretrainx.core.readable import quantity
 from pretrainx.data.prepared import PreparedText
 from pretrainx.data.prepared_images import PreparedImages
+from pretrainx.data.prepared_labelled import PreparedLabelled
 from pretrainx.data.prepared_pairs import PreparedPairs
 from pretrainx.runs.data import Prepared
 from pretrainx.runs.parts import Parts
@@ -20,7 +21,8 @@ from pretrainx.runs.recipe import Recipe
 def introduce(recipe: Recipe, parts: Parts, data: Prepared, workdir: Path, say: Callable[[str], None]) -> None:
     mesh = {axis: size for axis, size in parts.rules.mesh.shape.items() if size > 1} or "one device"
     say(f"pretrainx {__version__} | {jax.device_count()} x {jax.devices()[0].device_kind} | mesh {mesh} | {workdir}")
-    lines = _of_text if isinstance(data, PreparedText) else _of_images
+    kinds = ((PreparedText, _of_text), (PreparedLabelled, _of_labelled))
+    lines = next((lines for kind, lines in kinds if isinstance(data, kind)), _of_images)
     for line in lines(recipe, parts, data, f"{parts.rows_per_device} per device and microbatch"):
         say(line)
 
@@ -39,6 +41,20 @@ def _of_text(recipe: Recipe, parts: Parts, text: PreparedText, share: str) -> It
     if len(text.names) > 1:
         read = text.epochs(recipe.train.batch_size * recipe.train.steps, parts.objective.reads)
         yield "epochs of each part: " + ", ".join(f"{name} {epochs:.2f}" for name, epochs in read.items())
+
+
+def _of_labelled(recipe: Recipe, parts: Parts, examples: PreparedLabelled, share: str) -> Iterator[str]:
+    about, batch = examples.about, recipe.train.batch_size
+    rows = examples.rows("train", parts.objective.reads)
+    classes = f", {len(about.classes)} classes" if about.classes else ""
+    yield (
+        f"model {quantity(parts.parameters)} parameters | {len(rows):,} training examples{classes}, vocabulary "
+        f"{about.vocabulary.size} | {batch} a step ({share})"
+    )
+    if rows.cut:
+        yield f"{rows.cut:,} of them do not fit into {rows.reads.width} tokens and are cut"
+    total = batch * recipe.train.steps
+    yield f"{recipe.train.steps} steps: {quantity(total)} examples, {total / len(rows):.2f} epochs"
 
 
 def _of_images(recipe: Recipe, parts: Parts, pictures: PreparedImages | PreparedPairs, share: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from pretrainx.core import paths, random
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.images import Images
+from pretrainx.core.labelled import Labelled, LabelledRows
 from pretrainx.core.pairs import Pairs
 from pretrainx.core.records import ImageRows, PairRows, TextRows
 from pretrainx.data.fields import Marks, begins_word, ends_sentence
@@ -41,7 +42,7 @@ class Run:
       step: of the checkpoint; `damaged` says which newer ones could not be read, and why.
       config: the run's configuration, laid over the devices that are here.
       objective, params, extras: as the train step knows them; `params` are the averaged ones where the run keeps an EMA.
-      about: what the data say of themselves: a Vocabulary, Images, or Pairs.
+      about: what the data say of themselves: a Vocabulary, Images, Pairs, or Labelled.
       tokenizer: encode_batch(texts) -> arrays of ids; decode(ids) -> text. None for models of pictures.
     """
 
@@ -95,6 +96,17 @@ class Run:
         if isinstance(reads, ImageRows):
             batch = self._with_fields(batch, ("image", *reads.fields))
             return {"valid": np.ones(len(batch["image"]), bool)} | batch
+        if isinstance(reads, LabelledRows):
+            batch = self._with_fields(batch, ("tokens", *reads.fields))
+            batch = {name: np.asarray(value) for name, value in batch.items()}
+            if len(batch["tokens"]) and batch["tokens"].shape[1] != reads.width:
+                raise ConfigError(
+                    "the rows do not fit the objective",
+                    where="batch['tokens']",
+                    why=f"their shape is {list(batch['tokens'].shape)}; it reads [rows, {reads.width}]",
+                    do="take rows of the run's data: prepare(run.config.data, ...).rows(split, run.objective.reads)",
+                )
+            return {"valid": np.ones(len(batch["tokens"]), bool)} | batch
         if not isinstance(reads, TextRows):
             tasks = {name: of_task for name, _, of_task in reads}
             if batch.keys() != tasks.keys():
@@ -224,6 +236,8 @@ def read_about(recipe: Recipe, workdir: Path, meta: dict) -> tuple[About, Tokeni
     if "tokenizer" not in meta["data"]:
         return images, None
     tokenizer = read_tokenizer(recipe, workdir, meta)
+    if "labelled" in meta["data"]:
+        return Labelled.from_json(tokenizer.vocabulary, meta["data"]["labelled"]), tokenizer
     return (Pairs(images, tokenizer.vocabulary) if images else tokenizer.vocabulary), tokenizer
 
 

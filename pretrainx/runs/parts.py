@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
+from pretrainx.core.labelled import Labelled
 from pretrainx.core.pairs import Pairs
 from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
@@ -28,7 +29,8 @@ class Parts:
     """What the train step is made from.
 
     Attributes:
-      of_text: whether rows are text alone.
+      of_text: whether rows are a corpus of text.
+      unit: what rates count: "tok", "img", or "row" of labelled text.
       vocab_size: ids that are predicted, of models that know words; None for the others.
     """
 
@@ -38,6 +40,7 @@ class Parts:
     found: states.Layout
     rows_per_device: int
     of_text: bool
+    unit: str
     vocab_size: int | None
 
     @property
@@ -45,13 +48,8 @@ class Parts:
         return self.options.rules
 
     @property
-    def unit(self) -> str:
-        """What rates count."""
-        return "tok" if self.of_text else "img"
-
-    @property
     def units_per_row(self) -> float:
-        """Tokens that a row of the batch brings (where tasks read rows of different widths, the mean), or one picture."""
+        """Tokens that a row of the batch brings (where tasks read rows of different widths, the mean), or one example."""
         return tokens_of(self.objective.reads) if self.of_text else 1
 
     @property
@@ -86,6 +84,9 @@ def unwrapped(recipe: Recipe, about: About) -> Objective:
         return recipe.objective.build(recipe.model, about, recipe.data.length, recipe.precision, recipe.data.segmented)
     if isinstance(about, Pairs):
         return recipe.objective.build(recipe.model, about, recipe.data.length, recipe.data.captions, recipe.precision)
+    if isinstance(about, Labelled):
+        widths = recipe.data.length, recipe.data.target_length
+        return recipe.objective.build(recipe.model, about, widths, recipe.precision)
     tokenizer = frozen_tokenizer.module_of(recipe, about)
     given = {"tokenizer": tokenizer} if tokenizer else {}
     config = recipe.objective
@@ -106,7 +107,8 @@ def assemble(recipe: Recipe, about: About, devices=None) -> Parts:
     optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes, shapes)
     of_text = isinstance(about, Vocabulary)
     words = about if of_text else getattr(about, "vocabulary", None)
-    return Parts(objective, optimizer, options, found, rows_per_device, of_text, words and words.predicted)
+    unit = "tok" if of_text else "row" if isinstance(about, Labelled) else "img"
+    return Parts(objective, optimizer, options, found, rows_per_device, of_text, unit, words and words.predicted)
 
 
 def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:

@@ -13,10 +13,15 @@ from pretrainx.adapt.mixture_of_denoisers import MixtureOfDenoisersConfig
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
 from pretrainx.data.images import ImageConfig
+from pretrainx.data.labelled import LabelledConfig
 from pretrainx.data.pairs import PairConfig
 from pretrainx.data.text import MixtureConfig, TextConfig
+from pretrainx.evals.fisher import FisherConfig
 from pretrainx.evals.image_text import ImageTextConfig
+from pretrainx.evals.membership import MembershipConfig
+from pretrainx.evals.pruning import PruningConfig
 from pretrainx.evals.representations import RepresentationConfig
+from pretrainx.evals.transfer import TransferConfig
 from pretrainx.models.coca import CocaConfig as CocaModelConfig
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.dual_encoder import DualEncoderConfig
@@ -40,10 +45,15 @@ from pretrainx.objectives.masked_lm import MaskedLmConfig
 from pretrainx.objectives.moco import MocoConfig
 from pretrainx.objectives.moco_v3 import MocoV3Config
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
+from pretrainx.objectives.question_answering import QuestionAnsweringConfig
+from pretrainx.objectives.sequence_classification import SequenceClassificationConfig
+from pretrainx.objectives.sequence_regression import SequenceRegressionConfig
 from pretrainx.objectives.siglip import SiglipConfig
 from pretrainx.objectives.simclr import SimclrConfig
 from pretrainx.objectives.simsiam import SimsiamConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
+from pretrainx.objectives.text_to_text import TextToTextConfig
+from pretrainx.objectives.token_classification import TokenClassificationConfig
 from pretrainx.objectives.vq_vae import VqVaeConfig
 from pretrainx.optim.optimizer import OPTIMIZERS
 from pretrainx.optim.schedules import SCHEDULES
@@ -78,7 +88,14 @@ OF_IMAGES = {
     "classification": ClassificationConfig,
 }
 OF_PAIRS = {"clip": ClipConfig, "siglip": SiglipConfig, "coca": CocaConfig}
-OBJECTIVES = OF_TEXT | OF_IMAGES | OF_PAIRS
+OF_LABELLED = {
+    "sequence_classification": SequenceClassificationConfig,
+    "sequence_regression": SequenceRegressionConfig,
+    "token_classification": TokenClassificationConfig,
+    "question_answering": QuestionAnsweringConfig,
+    "text_to_text": TextToTextConfig,
+}
+OBJECTIVES = OF_TEXT | OF_IMAGES | OF_PAIRS | OF_LABELLED
 MODELS = {
     "decoder": DecoderConfig,
     "encoder": EncoderConfig,
@@ -89,12 +106,19 @@ MODELS = {
     "dual_encoder": DualEncoderConfig,
     "coca": CocaModelConfig,
 }
-DATA = {"text": TextConfig, "mixture": MixtureConfig, "images": ImageConfig, "pairs": PairConfig}
+DATA = {
+    "text": TextConfig,
+    "mixture": MixtureConfig,
+    "images": ImageConfig,
+    "pairs": PairConfig,
+    "labelled": LabelledConfig,
+}
 # What data are of, in words, the sections that are such data, and the objectives that learn from them.
 KINDS = (
     ("text", (TextConfig, MixtureConfig), OF_TEXT),
     ("pictures", (ImageConfig,), OF_IMAGES),
     ("pictures with captions", (PairConfig,), OF_PAIRS),
+    ("labelled text", (LabelledConfig,), OF_LABELLED),
 )
 
 
@@ -107,6 +131,27 @@ class CheckpointConfig:
 
     every: int = field(default=1000, metadata={"min": 1})
     keep: int = field(default=2, metadata={"min": 1})
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Parameters of the other run whose whole path matches `pattern` are called `to` here; groups as in "backbone/\\1"."""
+
+    pattern: str
+    to: str
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """How parameters of the run that `config.init_from` names are taken.
+
+    Attributes:
+      rename: the first rule that matches a path counts.
+      skip: patterns of whole paths here; what they match starts anew.
+    """
+
+    rename: tuple[Rename, ...] = ()
+    skip: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +185,7 @@ class EvalConfig:
     samples: text to look at.
     representations: of pictures: nearest neighbours, probes, collapse, pictures to look at.
     image_text: of pictures with captions: retrieval, zero-shot classification, captions that are written.
+    fisher, pruning, membership, transfer: of `pretrainx eval --evals=NAME` alone.
     """
 
     tokens: int = field(default=0, metadata={"min": 0})
@@ -149,6 +195,10 @@ class EvalConfig:
     samples: SampleConfig = SampleConfig()
     representations: RepresentationConfig = RepresentationConfig()
     image_text: ImageTextConfig = ImageTextConfig()
+    fisher: FisherConfig = FisherConfig()
+    pruning: PruningConfig = PruningConfig()
+    membership: MembershipConfig = MembershipConfig()
+    transfer: TransferConfig = TransferConfig()
 
 
 @dataclass(frozen=True)
@@ -163,6 +213,7 @@ class Recipe:
     model: Any = field(metadata={"table": MODELS, "default_name": "decoder"}, default=DecoderConfig())
     data: Any = field(metadata={"table": DATA, "default_name": "text"}, default=TextConfig())
     init_from: str = ""
+    init: InitConfig = InitConfig()
     adapt: Any = field(metadata={"table": METHODS, "default_name": "full"}, default=METHODS["full"]())
     preserve: Any = field(metadata={"table": PRESERVING, "default_name": "none"}, default=PRESERVING["none"]())
     optimizer: Any = field(metadata={"table": OPTIMIZERS, "default_name": "adamw"}, default=OPTIMIZERS["adamw"]())

@@ -53,7 +53,7 @@ RULES = (
     Rule(r"guard\.window", REFUSE, "the window is part of the state"),
     Rule(r"guard\.spike_sigma", WARN, "other steps are skipped from here on"),
     Rule(r"guard\..*", SAFE, "when the run gives up"),
-    Rule(r"init_from", SAFE, "it is read by a fresh run only"),
+    Rule(r"init_from|init\..*", SAFE, "it is read by a fresh run only"),
     Rule(r"mesh\..*|distributed\..*", SAFE, "the same mathematics on other devices"),
     Rule(r"(checkpoint|evals|writers|watchdog|profile|alarm)\..*|resume", SAFE, "it does not enter the mathematics"),
     Rule(r".*", WARN, "nothing is known of this key"),

@@ -21,7 +21,7 @@ from pretrainx.data.loader import Prefetch, place
 from pretrainx.parallel import distributed
 from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.parallel.host_memory import keep_freed_memory
-from pretrainx.runs import frozen_tokenizer
+from pretrainx.runs import frozen_tokenizer, preserved
 from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.disk import DiskNeed, disk_need
 from pretrainx.runs.evaluations import evaluation_of
@@ -29,14 +29,15 @@ from pretrainx.runs.introduction import introduce
 from pretrainx.runs.load import data_directory
 from pretrainx.runs.parameters import lines
 from pretrainx.runs.parts import Parts, assemble, lay_out
-from pretrainx.runs.recipe import Recipe, parse
+from pretrainx.runs.recipe import OF_LABELLED, Recipe, parse
 from pretrainx.runs.resume import blame, go_on, owes_evaluation, refuse_unknown
+from pretrainx.runs.starting_point import read_start
 from pretrainx.training import state as states
 from pretrainx.training.alarm import Alarm
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.loop import Loop
 from pretrainx.training.peak import peak_flops
-from pretrainx.training.restore import MisfitError, restore_params, steps_in
+from pretrainx.training.restore import MisfitError, steps_in
 from pretrainx.training.signals import Signals
 from pretrainx.training.step import make_train_step
 from pretrainx.training.tensorboard import tensorboard
@@ -163,6 +164,7 @@ def begin(recipe: Recipe, workdir: Path, allow_change: tuple[str, ...]) -> None:
     try:
         refuse_unknown(allow_change, recipe)
         refuse_headless(recipe)
+        preserved.refuse_without_source(recipe)
         lay_out(recipe)
     except ConfigError as error:
         error.shared = True  # of what all processes have alike
@@ -170,8 +172,8 @@ def begin(recipe: Recipe, workdir: Path, allow_change: tuple[str, ...]) -> None:
 
 
 def refuse_headless(recipe: Recipe) -> None:
-    """ConfigError where the model predicts nothing: such a one is imported for its features."""
-    if getattr(recipe.model, "head", "") == "none":
+    """ConfigError where the model predicts nothing: it is imported for its features. Tasks bring a head of their own."""
+    if getattr(recipe.model, "head", "") == "none" and not isinstance(recipe.objective, tuple(OF_LABELLED.values())):
         raise ConfigError(
             "the model has no head to be trained with",
             where="config.model.head",
@@ -231,16 +233,17 @@ def refuse_if_never(recipe: Recipe, workdir: Path) -> None:
 
 def fresh(recipe: Recipe, parts: Parts, data: Prepared, tell: Callable, say: Callable) -> states.TrainState:
     """A new state, its parameters from `init_from` where that run has them."""
-    given = frozen_tokenizer.leaves_of(recipe, innermost(parts.objective), data, say)
+    given, statistics = frozen_tokenizer.leaves_of(recipe, innermost(parts.objective), data, say), {}
     if recipe.init_from:
-        source = Path(recipe.init_from)
-        wanted = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found).full_params()
-        found, step, lines = restore_params(source / "checkpoints", wanted)
-        given |= found
-        say(f"parameters from {source}, step {step}: {len(found)} of {len(found) + len(lines)} leaves")
-        for line in lines:
+        start = read_start(recipe, parts, data.about, data.tokenizer)
+        given, statistics = given | start.params, start.statistics
+        say(start.said(recipe.init_from))
+        for line in start.lines:
             tell("warning", text=line)
-    return states.create(parts.objective, parts.optimizer, parts.options, parts.found, recipe.train.batch_size, given)
+        given |= preserved.leaves_of(recipe, parts, start, say)
+    return states.create(
+        parts.objective, parts.optimizer, parts.options, parts.found, recipe.train.batch_size, given, statistics
+    )
 
 
 def check_disk(need: DiskNeed, directory: Path, tell: Callable) -> None:

@@ -1,4 +1,4 @@
-"""Reading a checkpoint: the form of a saved state, the meta record, verified leaves, a state or only its parameters.
+"""Reading a checkpoint: the form of a saved state, the meta record, verified leaves, a state, the newest that is whole.
 
 The state is saved with ONE parameter tree and optimizer states by name, so that freezing, averaging or clipping may change
 between two runs of the same command.
@@ -6,10 +6,13 @@ between two runs of the same command.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -226,11 +229,10 @@ def restore_step(directory: Path, step: int, like: TrainState, fresh_optimizer) 
     return Restored(from_tree(tree, like), meta, lines)
 
 
-def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.Array], int, list[str]]:
-    """Parameters of another run for `init_from`: ({path: leaf}, step, lines on leaves that were not taken).
+def newest_whole(directory: Path, read: Callable[[int, dict], Any]) -> Any:
+    """`read(step, meta)` of the newest step that reads back whole, for parameters of another run (`init_from`).
 
-    The newest step that reads back whole is taken. `wanted` is the tree of abstract parameters with shardings. Leaves that
-    the run lacks, or has in another shape, keep their own initial values.
+    Raises CheckpointError where there is none; what says that the run is not of this kind ends the search.
     """
     steps = distributed.decided("steps", lambda: steps_in(directory))
     if not steps:
@@ -243,7 +245,7 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
     damaged = []
     for step in reversed(steps):
         try:
-            return _params_of(directory, step, wanted)
+            return read(step, distributed.decided("meta", functools.partial(read_meta, directory, step)))
         except (MisfitError, FormatError, BaseError):
             raise
         except CheckpointError as error:
@@ -254,28 +256,3 @@ def restore_params(directory: Path, wanted: paths.Tree) -> tuple[dict[str, jax.A
         why="\n".join(damaged),
         do="put an intact copy of a step back, or set config.init_from to another run",
     )
-
-
-def _params_of(directory: Path, step: int, wanted: paths.Tree) -> tuple[dict[str, jax.Array], int, list[str]]:
-    meta = distributed.decided("meta", lambda: read_meta(directory, step))
-    lines, taken = [], {}
-    for path, leaf in paths.leaves(wanted):
-        stored = meta["leaves"].get(f"params/{path}")
-        if stored is None:
-            lines.append(f"{path}: not in the checkpoint, initialised")
-        elif tuple(stored["shape"]) != leaf.shape:
-            lines.append(f"{path}: {stored['shape']} in the checkpoint, {list(leaf.shape)} here, initialised")
-        else:
-            dtype = np.dtype(stored["dtype"])
-            taken[f"params/{path}"] = jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
-    if not taken:
-        raise MisfitError(
-            "the checkpoint has no parameter of this model",
-            where=str(directory),
-            why=f"{len(lines)} parameters were looked for",
-            do="set config.init_from to a run of the same model family",
-        )
-    leaves = read_leaves(directory, step, taken, meta)
-    dtypes = {f"params/{path}": leaf.dtype for path, leaf in paths.leaves(wanted)}
-    given = {path.removeprefix("params/"): leaf.astype(dtypes[path]) for path, leaf in leaves.items()}
-    return given, step, lines

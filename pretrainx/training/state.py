@@ -156,20 +156,23 @@ def create(
     found: Layout,
     rows: int,
     restored: dict[str, Any] | None = None,
+    statistics: dict[str, Any] | None = None,
 ) -> TrainState:
     """A fresh state, made in one jitted call and born sharded.
 
     `restored` holds parameter leaves {path: array} of another run (`init_from`): they take the place of the initial ones
-    before `start` runs, and what they replace is never computed.
+    before `start` runs, and what they replace is never computed. `statistics` holds leaves of extras, laid over what `start`
+    made.
     """
 
-    def make(given):
+    def make(given, statistics):
         batch = example_batch(objective, rows)
         params = objective.init(random.stream(options.seed, random.INIT), batch)
         replace = lambda path, leaf: leaf.replace_boxed(given[path]) if path in given else leaf
         params = paths.map_leaves(replace, params)
         params, extras = objective.start(random.stream(options.seed, random.START), params, batch)
         params, extras = axes.unbox(params), axes.unbox(extras)
+        extras = paths.map_leaves(lambda path, leaf: statistics.get(path, leaf), extras)
         trained, frozen = paths.split(params, objective.trains)
         ema = averages(trained) if options.ema else {}
         zero = jnp.zeros((), jnp.int32)
@@ -177,4 +180,4 @@ def create(
 
     with options.rules.bound():
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(objective, optimizer, options, found))
-        return distributed.settled(jax.jit(make, out_shardings=shardings)(restored or {}))
+        return distributed.settled(jax.jit(make, out_shardings=shardings)(restored or {}, statistics or {}))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from contract import pairs, pictures
+from contract import adapted, pairs, pictures, preserved, tasks
 from pretrainx.adapt.mixture import Mixture
 from pretrainx.adapt.mixture_of_denoisers import Denoiser, MixtureOfDenoisersConfig
 from pretrainx.core import paths
@@ -17,6 +17,7 @@ from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.objectives.classification import ClassificationConfig
 from pretrainx.objectives.denoising import DenoisingConfig
 from pretrainx.objectives.masked_lm import MaskedLmConfig
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
@@ -26,15 +27,11 @@ from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
 from pretrainx.training import state as states
 from pretrainx.training.step import Options, make_train_step
-from toys.bottleneck import Bottleneck
 from toys.clip import Clip
 from toys.coca import Coca
 from toys.codebook import Codebook
-from toys.ewc import Ewc
 from toys.guest import Guest, bigram
-from toys.lora import Lora
 from toys.moco import Moco
-from toys.prompt import Prompt
 
 ROWS, LENGTH, STEPS = 16, 12, 6
 VOCABULARY = Vocabulary(50, (("pad", 0), ("eos", 1)))
@@ -116,6 +113,7 @@ def text(kind, config=CONFIG, **extra):
 CASES = (
     pictures.CASES
     | pairs.CASES
+    | tasks.CASES
     | {
         "autoregressive": lambda: text(Autoregressive),
         "autoregressive, llama packed": lambda: text(Autoregressive, LLAMA, segmented=True),
@@ -135,20 +133,21 @@ CASES = (
         "toy clip": lambda: text(Clip),
         "toy coca": lambda: text(Coca),
         "codebook": lambda: text(Codebook),
-        "lora(autoregressive)": lambda: Lora(text(Autoregressive)),
-        "bottleneck(autoregressive)": lambda: Bottleneck(text(Autoregressive)),
-        "prompt(autoregressive)": lambda: Prompt(text(Autoregressive)),
-        "ewc(clip)": lambda: Ewc(text(Clip)),
-        "lora(coca)": lambda: Lora(text(Coca)),
         "mixture(autoregressive, queue)": lambda: Mixture(
             (("lm", text(Autoregressive), 0.5), ("queue", text(Moco), 0.5)),
         ),
         "nnx guest": lambda: Guest(bigram(56, 16, "float64"), VOCABULARY, LENGTH),
-        "lora(mixture(clip, codebook))": lambda: Lora(
-            Mixture((("clip", text(Clip), 0.5), ("vq", text(Codebook), 0.5)))
-        ),
     }
 )
+# What only wrappers are put around: tables of positions with room for a prompt, a mixture of which one task is coupled.
+BASES = {
+    "prompted decoder": lambda: text(Autoregressive),
+    "prompted encoder": lambda: built(MaskedLmConfig(next_sentence=True), replace(BERT, max_length=20), length=16),
+    "classification of patches": lambda: pictures.built(ClassificationConfig(), pictures.VIT),
+    "mixture(clip, codebook)": lambda: Mixture((("clip", text(Clip), 0.5), ("vq", text(Codebook), 0.5))),
+}
+CASES |= adapted.around(CASES | BASES)
+CASES |= preserved.around(CASES)
 
 
 def make_batch(objective, rows=ROWS, seed=0):
@@ -162,6 +161,8 @@ def make_batch(objective, rows=ROWS, seed=0):
             return pairs.fields(spec, rng) | {"valid": np.arange(rows) != 2}
         if "image" in spec:
             return pictures.fields(spec, rng) | {"valid": np.arange(rows) != 2}
+        if tasks.LABELS & spec.keys():
+            return tasks.fields(spec, rng) | {"valid": np.arange(rows) != 2}
         count, width = spec["tokens"].shape
         lengths = rng.integers(width // 2, width + 1, count)
         real = np.arange(width) < lengths[:, None]
@@ -172,6 +173,8 @@ def make_batch(objective, rows=ROWS, seed=0):
             fields["segments"] = np.where(real, segments, 0).astype(np.int32)
         if "length" in spec:
             fields["length"] = lengths.astype(np.int32)
+        if "task" in spec:
+            fields["task"] = np.arange(count, dtype=np.int32) % 3
         for name, often in (("words", 0.6), ("sentences", 0.2)):
             if name in spec:
                 fields[name] = real & (rng.random((count, width)) < often)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from contract.cases import CONFIG, ROWS, STEPS, bits, make_batch, prepare, text, trace
+from pretrainx.adapt.ewc import Ewc
+from pretrainx.adapt.lora import LoraConfig
 from pretrainx.adapt.mixture import Mixture
 from pretrainx.core import paths, random
 from pretrainx.core.errors import ConfigError
@@ -23,11 +25,8 @@ from pretrainx.parallel.rules import Rules
 from pretrainx.training import state as states
 from pretrainx.training.step import Options, make_train_step
 from toys.clip import Clip
-from toys.ewc import Ewc
 from toys.line import Line
-from toys.lora import Lora
 from toys.moco import Moco
-from toys.prompt import Prompt
 from toys.small import Small, batch
 from toys.views import pooled
 
@@ -148,7 +147,7 @@ def lora_pair(precision="float32"):
     vocabulary = Vocabulary(512, (("pad", 0), ("eos", 1)))
     config = DecoderConfig(width=256, depth=4, heads=4, remat="full", unroll=0)
     full = Autoregressive(Decoder(config, 512, 128, Precision(precision, precision)), vocabulary, 128)
-    return full, Lora(full)
+    return full, LoraConfig(rank=4).wrap(full)
 
 
 def placed(objective, rows):
@@ -209,15 +208,6 @@ def test_shapes_of_shared_leaves_must_agree():
     with pytest.raises(ConfigError, match="two tasks share a parameter that has two shapes") as caught:
         states.layout(pair, ROWS)
     assert caught.value.where and "[16]" in caught.value.why and "[32]" in caught.value.why
-
-
-def test_prompt_starts_as_rows_of_the_restored_vocabulary():
-    objective = Prompt(text(Autoregressive))
-    given = {"token/table": given_to(objective)["token/table"]}
-    state = created(objective, given)
-    np.testing.assert_array_equal(state.params["prompt"], given["token/table"][2:5])
-    np.testing.assert_array_equal(state.frozen["token"]["table"], given["token/table"])
-    assert set(state.params) == {"prompt"} and np.abs(state.params["prompt"]).min() > 0
 
 
 @pytest.mark.xdist_group("toy coca")

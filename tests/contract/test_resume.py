@@ -11,15 +11,21 @@ from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.optim.optimizer import AdamWConfig, MuonConfig
 from pretrainx.parallel.mesh import MeshConfig
+from pretrainx.runs.recipe import InitConfig
+from pretrainx.runs.starting_point import taken
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
-from pretrainx.training.restore import restore_params, restore_step
+from pretrainx.training.restore import newest_whole, restore_step
 
-KINDS = ["queue", "toy clip", "codebook", "lora(coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
+KINDS = ["queue", "toy clip", "codebook", "lora(toy coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
+ADAPTED = ["dora(clip)", "adapter(autoregressive)", "prompt(autoregressive)", "prompts(autoregressive)"]
+ADAPTED += ["prefix(masked_lm)", "ia3(span_corruption)", "linear_probe(classification)"]
+KINDS += ADAPTED
 KINDS += ["moco", "moco, shuffled groups", "simclr, batch norm", "beit", "vq_vae", "dino"]
 KINDS += ["moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm"]
 ONLY_CI = (
-    "lora(coca)",
+    *ADAPTED,
+    "lora(toy coca)",
     "ewc(clip)",
     "mixture(autoregressive, queue)",
     "vq_vae",
@@ -33,6 +39,13 @@ ONLY_CI = (
 )
 marks = lambda case: [pytest.mark.xdist_group(case)] + [pytest.mark.slow] * (case in ONLY_CI)
 each_kind = pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in KINDS])
+
+
+def started(run, directory):
+    """What a run takes from the newest step in the directory."""
+    wanted, axes = like(run), dict(run.found.params_axes)
+    read = lambda step, meta: taken(directory, step, meta, wanted.full_params(), wanted.extras, axes, InitConfig())
+    return newest_whole(directory, read)
 
 
 def like(run):
@@ -166,22 +179,22 @@ def test_anchor_is_taken_after_init_from(tmp_path):
     source = trace("toy clip")
     save(source.run, source.states[3], tmp_path)
     run = prepare("ewc(clip)", noise=False)
-    given, step, lines = restore_params(tmp_path, like(run).full_params())
-    assert step == 3 and not lines
-    state = states.create(run.objective, run.optimizer, run.options, run.found, 16, given)
+    start = started(run, tmp_path)
+    assert start.step == 3 and not start.lines
+    state = states.create(run.objective, run.optimizer, run.options, run.found, 16, start.params)
     assert bits(host(state.full_params())) == bits(source.states[3].params)
     assert bits(host(state.extras["anchor"])) == bits(source.states[3].params)
     assert bits(host(state.extras["anchor"])) != bits(host(run.state.extras["anchor"]))
 
 
-@pytest.mark.xdist_group("lora(coca)")
+@pytest.mark.xdist_group("lora(toy coca)")
 def test_init_from_lists_what_is_missing(tmp_path):
     source = trace("toy clip")
     save(source.run, source.states[3], tmp_path)
-    run = prepare("lora(coca)", noise=False)
-    given, _, lines = restore_params(tmp_path, like(run).full_params())
-    assert lines and all("lora_" in line and "initialised" in line for line in lines)
-    assert len(given) + len(lines) == len(run.found.params_axes)
+    run = prepare("lora(toy coca)", noise=False)
+    start = started(run, tmp_path)
+    assert start.lines and all("lora_" in line and "initialised" in line for line in start.lines)
+    assert len(start.params) + len(start.lines) == len(run.found.params_axes)
 
 
 @pytest.mark.xdist_group("autoregressive")

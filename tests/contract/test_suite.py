@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from contract import tasks
 from contract.cases import CASES, LENGTH, ROWS, STEPS, bits, difference, gradients, host, make_batch, trace
 from contract.pictures import FIGURES, OF_MICROBATCHES
 from pretrainx.core import paths, random
@@ -28,13 +29,17 @@ def is_wrapper(objective):
 
 
 # Second wrappers and models of what others cover: only CI runs them.
-ONLY_CI = ("masked_lm, modern gathered", "bottleneck(autoregressive)", "ewc(clip)", "lora(coca)")
+ONLY_CI = ("ewc(clip)", "ewc(lora(autoregressive))", "l2_sp(mixture_of_denoisers)", "distill(autoregressive)")
+ONLY_CI += ("masked_lm, modern gathered", "lora(toy coca)", "dora(clip)")
+ONLY_CI += ("adapter(autoregressive)", "adapter(span_corruption)", "prompt(masked_lm)", "prompt(span_corruption)")
+ONLY_CI += ("prompts(autoregressive)", "prefix(masked_lm)", "ia3(span_corruption)", "linear_probe(classification)")
 ONLY_CI += ("lora(mixture(clip, codebook))", "mixture_of_denoisers", "toy coca")
 ONLY_CI += ("span_corruption, decoder", "mixture_of_denoisers, decoder")
 # Of pictures, the relatives of SimCLR with batch norm, MoCo, MAE and BEiT.
 RELATIVES = ("moco, shuffled groups", "moco_v3", "byol", "simsiam", "dino", "dvae", "vq_vae", "classification")
 RELATIVES += ("moco, batch norm", "moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm")
 ONLY_CI += ("simclr", *RELATIVES)
+ONLY_CI += tasks.ONLY_CI
 ONLY_CI += ("clip, ring", "clip, batch norm", "siglip", "coca, shared", "coca, parallel")
 
 

@@ -1,5 +1,6 @@
 """Rows of pictures: a function of (seed, step), every held-out picture once, and a fingerprint of all that decides them."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -123,3 +124,18 @@ def test_the_fingerprint_names_all_that_decides_the_rows(pictures, tmp_path):
     write_idx(tmp_path, "train", images, np.arange(600) % 7)
     changed = prepare_images(config, tmp_path / "changed", lambda line: None)
     assert changed.fingerprint(**given) != fingerprint
+
+
+def test_few_labels_of_each_class(pictures):
+    """So many of each, all different, those of a seed within the more of it; the fingerprint tells them apart."""
+    few = lambda count, seed=0: dataclasses.replace(pictures, labels=count, labels_seed=seed)
+    pixels = lambda data, reads=LABELLED: {
+        bytes(row) for row in data.rows("train", reads).rows(range(7 * data.labels))["image"]
+    }
+    assert np.bincount(few(5).rows("train", LABELLED).rows(range(35))["label"]).tolist() == [5] * 7
+    assert len(few(5).rows("train", LABELLED)) == 35 == len(pixels(few(5)))
+    assert pixels(few(5)) < pixels(few(9)) and pixels(few(5)) != pixels(few(5, 1))
+    assert pixels(few(5)) == pixels(few(5), PLAIN), "the same pictures where no label is read"
+    assert few(5).fingerprint(0, 8, PLAIN) != pictures.fingerprint(0, 8, PLAIN) != few(5, 1).fingerprint(0, 8, PLAIN)
+    assert few(5).epochs(70, LABELLED) == {"": 2.0}
+    assert len(few(5).held_out("", LABELLED).rows) == len(pictures.held_out("", LABELLED).rows)

@@ -265,28 +265,12 @@ TOYS = [
         PARTICULARS + "queue_is_scored_as_it_was_before_the_step",
     ),
     Mutant(
-        "M16",
-        "a regulariser is added per microbatch",
-        "tests/toys/ewc.py",
-        '{"ewc": penalty * rows.sum()}',
-        '{"ewc": penalty * 8}',
-        PARTICULARS + "a_regulariser_is_added_once[2]",
-    ),
-    Mutant(
         "M17",
         "the clamp is omitted",
         "tests/toys/clip.py",
         'jnp.minimum(params["scale"], CAP)',
         'params["scale"]',
         PARTICULARS + "temperature_is_clamped_after_the_update",
-    ),
-    Mutant(
-        "M20",
-        "LoRA merged outside the module",
-        "tests/toys/lora.py",
-        "y = y + contract(contract(args[0], a, count, m.precision.compute), b, 1, m.precision.compute)",
-        "y = y + contract(args[0], contract(a, b, 1, m.precision.compute), count, m.precision.compute)",
-        PARTICULARS + "lora_saves_the_weight_gradients",
     ),
     Mutant(
         "M21",

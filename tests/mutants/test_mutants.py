@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from mutants import (
+    of_adapt,
     of_contrastive,
     of_data,
     of_evals,
@@ -23,9 +24,11 @@ from mutants import (
     of_optim,
     of_pairs,
     of_parts,
+    of_perils,
     of_processes,
     of_runs,
     of_seq2seq,
+    of_tasks,
     of_training,
     of_vision,
 )
@@ -38,6 +41,7 @@ MUTANTS = [
     *of_parts.MODELS,
     *of_parts.SHARDING,
     *of_parts.TOYS,
+    *of_adapt.WRAPPERS,
     *of_processes.PROCESSES,
     *of_runs.RUNS,
     *of_data.DATA,
@@ -50,6 +54,8 @@ MUTANTS = [
     *of_vision.NETWORKS,
     *of_masked_pictures.MASKED_PICTURES,
     *of_pairs.PAIRS,
+    *of_perils.PERILS,
+    *of_tasks.TASKS,
 ]
 KILLED, SURVIVED = 1, 0  # pytest's exit codes; others mean that no test was run
 BROKEN = ("SyntaxError", "NameError", "ImportError", "AttributeError", "TypeError")  # the fault itself does not run

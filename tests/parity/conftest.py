@@ -27,6 +27,12 @@ def vision_reference(reference):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install --no-deps -r tests/parity/no_deps.txt")
 
 
+@pytest.fixture
+def peft_reference(reference):
+    """torch, transformers and peft."""
+    pytest.importorskip("peft", reason="peft is not installed: pip install --no-deps -r tests/parity/no_deps.txt")
+
+
 def declare_operators():
     """torchvision's wheel is built for CUDA: beside a CPU-only torch it imports where torch knows these two operators by
     schema. They cannot run. Where it is installed and does not import, parts of transformers do not import either."""

@@ -7,7 +7,7 @@ import pytest
 from pretrainx.core import config as strict
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.json_lines import read, read_metrics
-from pretrainx.runs.recipe import DATA, MODELS, OBJECTIVES, OF_IMAGES, OF_PAIRS, parse
+from pretrainx.runs.recipe import DATA, MODELS, OBJECTIVES, OF_IMAGES, OF_LABELLED, OF_PAIRS, parse
 from pretrainx.runs.resume import RULES, changes, covers, plain, refuse_changes, refuse_unknown, rule_of
 from pretrainx.runs.train import train
 from pretrainx.training.restore import read_meta
@@ -88,6 +88,8 @@ def test_every_key_has_a_class():
             values = {**least, section: mixture if name == "mixture" else {"name": name}}
             if name in OF_IMAGES or name == "images":
                 values = {"objective": {"name": "simclr"}, "data": {"name": "images"}} | values
+            if name in OF_LABELLED or name == "labelled":
+                values = {"objective": {"name": "sequence_classification"}, "data": {"name": "labelled"}} | values
             if name in OF_PAIRS or name == "pairs":
                 values = {"objective": {"name": "clip"}, "data": {"name": "pairs"}} | values
             for key, _ in strict.flatten(plain(parse(values))):
