@@ -32,7 +32,7 @@ TASKS = [
         TEST + "the_vector_that_is_scored",
     ),
     Mutant(
-        "last place",
+        "place of the row",
         "a decoder's vector is that of the row's last place, padding or not",
         CLASSES,
         "last = jnp.where(real, places, 0).max(1)",
@@ -40,7 +40,7 @@ TASKS = [
         TEST + "padding_changes_nothing[last]",
     ),
     Mutant(
-        "seen padding",
+        "attended padding",
         "padding is attended",
         SHARED,
         "keys, None, real.astype(jnp.int32)))",
