@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = ("full", "lora", "adapter", "prompt", "probe", "scratch")
 # Steps by the number of labels per class: every way gets the same.
-STEPS = {100: 60, 1000: 150}
+STEPS = {100: 40, 1000: 100}
 # What is counted at the two published shapes; the last two say what a width and a length change.
 COUNTED = {
     "full": dict(name="full"),

@@ -9,6 +9,9 @@
 `:l2_sp`; `:scratch` is the same network from random values. `--config.data.labels` chooses how many. Hardware: 2 CPU cores,
 about two minutes.
 `:smoke` is LoRA in 20 steps of a small, untrained network on pictures generated in code.
+
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 2.0609, 2.0868, 2.0832, 2.0816, 2.0900; the last ten average 2.0811, with seed 1 2.0808.
 """
 
 from ml_collections import ConfigDict
@@ -57,5 +60,5 @@ def get_config(arg=""):
         grad_clip=1.0,
     )
     config.checkpoint = dict(every=1000, keep=1)
-    config.evals = dict(limit=64 if smoke else 2048, representations=dict(knn_k=0, pictures=0))
+    config.evals = dict(limit=64 if smoke else 2048, representations=dict(knn_k=0, pictures=0, probe=()))
     return config

@@ -8,6 +8,9 @@
 --evals=fisher`), `:l2_sp`, `:distill` and `:lora_ewc` keep what the model knows of its first corpus, `:replay` reads a tenth of
 it again. `:scratch` starts from random values. Hardware: 2 CPU cores, about a minute. `:smoke` is LoRA in 20 steps of a
 smaller, untrained model on the standard library's source.
+
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 5.7630, 5.7544, 5.7084, 5.7008, 5.6963; the last ten average 5.6985, with seed 1 5.6964.
 """
 
 import pathlib

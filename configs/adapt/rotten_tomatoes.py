@@ -9,6 +9,9 @@
 values. 100 labels per class: `--config.data.labels` chooses, 0 takes all 10,000. Hardware: 2 CPU cores, about a minute.
 Results, with intervals and for 10 times as many labels: benchmarks/adaptation.py, and README. `:smoke` is LoRA in 20 steps of
 a tiny network on docstrings of the standard library, told apart by their package: nothing is fetched.
+
+Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
+is 1.7967, 1.7882, 1.7368, 1.7328, 1.7172; the last ten average 1.7487, with seed 1 1.7531.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +34,7 @@ MINILM = dict(
 METHODS = {
     "full": (dict(name="full"), 1e-4),
     "scratch": (dict(name="full"), 1e-4),
-    "lora": (dict(name="lora", rank=8, alpha=16.0, targets=".*(query|value)"), 1e-3),
+    "lora": (dict(name="lora", rank=8, alpha=16.0, targets=".*(query|value)"), 3e-3),
     "adapter": (dict(name="adapter", layout="houlsby", width=32), 1e-3),
     "prompt": (dict(name="prompt", length=20), 1e-2),
     "prefix": (dict(name="prefix", length=10), 1e-2),
@@ -57,11 +60,11 @@ def get_config(arg=""):
         config.init_from = "" if method == "scratch" else "runs/minilm"
         root, tokenizer = "data/rotten-tomatoes", "runs/minilm/tokenizer.json"
         config.data = dict(name="labelled", paths=(f"{root}/train.jsonl",), test_paths=(f"{root}/test.jsonl",))
-        config.data.update(group="movie", length=32, tokenizer=tokenizer, labels=100)
+        config.data.update(group="movie", held_out=0.02, length=32, tokenizer=tokenizer, labels=100)
     config.optimizer = dict(name="adamw", b2=0.999, weight_decay=0.01)
     config.schedule = dict(name="linear", peak=peak, warmup=5 if smoke else 10)
     config.train = dict(
-        steps=20 if smoke else 60,
+        steps=20 if smoke else 40,
         batch_size=8 if smoke else 32,
         log_every=5 if smoke else 20,
         eval_every=0,
