@@ -7,7 +7,7 @@
 One table. Of each way: the share of trained parameters and the bytes of the optimizer's state, counted on the train state of
 `configs/lm/gpt2_124m.py` and `configs/mlm/bert_base.py` with a head of two classes; then, by
 `configs/adapt/rotten_tomatoes.py`, the accuracy on the test split (films that training has not seen; mean and half of the 95 %
-interval over seeds, by Student's t) from MiniLM with so many labels per class, and the median time of a step of 32 rows of 32
+interval over seeds, by Student's t) from MiniLM with so many labels, half of each class, and the median time of a step of 32 rows of 32
 tokens. `scratch` is the same network from random values. Run again, it goes on with what is not finished.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = ("full", "lora", "adapter", "prompt", "probe", "scratch")
-# Steps by the number of labels per class: every way gets the same.
+# Steps by the number of labels: every way gets the same.
 STEPS = {100: 40, 1000: 100}
 # What is counted at the two published shapes; the last two say what a width and a length change.
 COUNTED = {
@@ -85,7 +85,7 @@ def learned(name: str, labels: int, seed: int, output: Path) -> tuple[float, flo
     from pretrainx.training.restore import steps_in
 
     values = load(f"{CONFIGS / 'adapt' / 'rotten_tomatoes.py'}:{name}")
-    values["data"] |= {"labels": labels, "labels_seed": seed, "cache": str(output / "data")}
+    values["data"] |= {"labels": labels // 2, "labels_seed": seed, "cache": str(output / "data")}
     values["train"] |= {"steps": STEPS.get(labels, max(STEPS.values())), "log_every": 10}
     workdir = output / f"{name}-{labels}-{seed}"
     if values["train"]["steps"] not in steps_in(workdir / "checkpoints"):
@@ -109,7 +109,7 @@ def main() -> None:
     began = time.time()
     labels = [int(each) for each in given.labels.split(",")]
     titles = [f"{shape}: {what}" for shape in SHAPES for what in ("trained", "optimizer")]
-    reached = [] if given.counts_only else [f"{count} per class" for count in labels] + ["step"]
+    reached = [] if given.counts_only else [f"{count} labels" for count in labels] + ["step"]
     print(f"{'':<33}" + "".join(title.rjust(24) for title in titles) + "".join(title.rjust(18) for title in reached))
     names = given.names.split(",")
     for name in [*names, *(name for name in COUNTED if name not in names)]:

@@ -6,8 +6,8 @@
     pretrainx eval --workdir=runs/minilm --evals=transfer --task=configs/adapt/rotten_tomatoes.py:lora
 
 `:full` (the default), `:lora`, `:adapter`, `:prompt`, `:prefix`, `:ia3`, `:probe`; `:scratch` is the same network from random
-values. 100 labels per class: `--config.data.labels` chooses, 0 takes all 10,000. Hardware: 2 CPU cores, about a minute.
-Results, with intervals and for 10 times as many labels: benchmarks/adaptation.py, and README. `:smoke` is LoRA in 20 steps of
+values. 100 labels, 50 of each class: `--config.data.labels` chooses, 0 takes all 10,000. Hardware: 2 CPU cores, about a
+minute. Results, with intervals and for 10 times as many labels: benchmarks/adaptation.py, and README. `:smoke` is LoRA in 20 steps of
 a tiny network on docstrings of the standard library, told apart by their package: nothing is fetched.
 
 Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
@@ -60,7 +60,7 @@ def get_config(arg=""):
         config.init_from = "" if method == "scratch" else "runs/minilm"
         root, tokenizer = "data/rotten-tomatoes", "runs/minilm/tokenizer.json"
         config.data = dict(name="labelled", paths=(f"{root}/train.jsonl",), test_paths=(f"{root}/test.jsonl",))
-        config.data.update(group="movie", held_out=0.02, length=32, tokenizer=tokenizer, labels=100)
+        config.data.update(group="movie", held_out=0.02, length=32, tokenizer=tokenizer, labels=50)
     config.optimizer = dict(name="adamw", b2=0.999, weight_decay=0.01)
     config.schedule = dict(name="linear", peak=peak, warmup=5 if smoke else 10)
     config.train = dict(

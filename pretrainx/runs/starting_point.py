@@ -234,7 +234,8 @@ def fitted(change: Resizing, array: jax.Array, leaf: jax.ShapeDtypeStruct) -> ja
 
 
 def renamed(leaves: dict[str, dict], init: InitConfig, wanted: set[str]) -> dict[str, tuple[str, dict]]:
-    """{section and path as the new run calls it: (path in the checkpoint, its entry)}.
+    """{section and path as the new run calls it: (path in the checkpoint, its entry)}, of averages where they are kept: those
+    are what the other run was evaluated with.
 
     wanted: top names of the new run's parameters. A network of pictures is found under another paradigm's name for it.
     """
@@ -245,10 +246,11 @@ def renamed(leaves: dict[str, dict], init: InitConfig, wanted: set[str]) -> dict
         if name in wanted and name not in there and other:
             rules.append((f"{other}/(.*)", rf"{name}/\1"))
     found = {}
-    for path, entry in leaves.items():
+    for path in leaves:
         section, _, rest = path.partition("/")
         if section not in ("params", "extras"):
             continue
+        place = f"ema/{rest}" if section == "params" and f"ema/{rest}" in leaves else path
         front = ""
         if section == "extras" and f"{STATISTICS}/" in rest:
             front, _, rest = rest.partition(f"{STATISTICS}/")
@@ -257,7 +259,7 @@ def renamed(leaves: dict[str, dict], init: InitConfig, wanted: set[str]) -> dict
             if re.fullmatch(pattern, rest):
                 rest = re.sub(pattern, to, rest)
                 break
-        found[f"{section}/{front}{rest}"] = path, entry
+        found[f"{section}/{front}{rest}"] = place, leaves[place]
     unmatched = [rule.pattern for rule in init.rename if not any(matches(rule.pattern, path) for path in leaves)]
     if unmatched:
         raise ConfigError(

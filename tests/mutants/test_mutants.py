@@ -28,6 +28,7 @@ from mutants import (
     of_processes,
     of_runs,
     of_seq2seq,
+    of_starting,
     of_tasks,
     of_training,
     of_vision,
@@ -56,6 +57,7 @@ MUTANTS = [
     *of_pairs.PAIRS,
     *of_perils.PERILS,
     *of_tasks.TASKS,
+    *of_starting.STARTS,
 ]
 KILLED, SURVIVED = 1, 0  # pytest's exit codes; others mean that no test was run
 BROKEN = ("SyntaxError", "NameError", "ImportError", "AttributeError", "TypeError")  # the fault itself does not run

@@ -146,3 +146,17 @@ def test_updates_of_low_rank_are_merged_for_a_run_without(tmp_path):
     assert found.lines == ["1 kernels of the other run have its updates merged into them"]
     apart = start(directory, {path: leaf.shape for path, leaf in stored.items()})
     assert all(np.array_equal(apart.params[path], leaf) for path, leaf in stored.items())
+
+
+def test_averaged_parameters_are_taken_where_they_are_kept(tmp_path):
+    trained, still, average = numbers(4, 8), numbers(3, 4, seed=1), numbers(4, 8, seed=2)
+    params = paths.from_leaves({"backbone/out/kernel": trained}.items())
+    frozen = paths.from_leaves({"token/table": still}.items())
+    ema = paths.from_leaves({"backbone/out/kernel": average}.items())
+    state = TrainState(np.int32(7), params, frozen, {}, {}, ema, {})
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 1)
+    checkpoints.save(jax.tree.map(jax.numpy.asarray, state), {"data": {}})
+    checkpoints.close()
+    found = start(tmp_path / "checkpoints", {"backbone/out/kernel": (4, 8), "token/table": (3, 4)})
+    assert np.array_equal(found.params["backbone/out/kernel"], average)
+    assert np.array_equal(found.params["token/table"], still)

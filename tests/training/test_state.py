@@ -138,3 +138,13 @@ def test_fallbacks_are_told_and_limited():
     with pytest.raises(ConfigError, match="cannot be split over the mesh"):
         states.fallbacks(found, rules, limit_bytes=8)
     assert states.fallbacks(found, Rules(make_mesh(MeshConfig(1, 2), jax.devices()[:2]))) == []
+
+
+def test_restored_leaves_take_their_places():
+    """Parameters before `start` runs, running statistics after it: what `start` makes of the restored ones stays."""
+    run, mean = Small(Line()), np.array([3.0, 4.0])
+    shared = run.objective, run.optimizer, run.options, run.found, ROWS
+    state = states.create(*shared, {"slope": np.array([5.0, 6.0])}, {"mean": mean})
+    assert np.array_equal(state.params["slope"], [5.0, 6.0]) and np.array_equal(state.extras["mean"], mean)
+    assert np.array_equal(state.frozen["still"], run.state.frozen["still"])
+    assert np.array_equal(state.extras["rows"], run.state.extras["rows"])
