@@ -7,8 +7,8 @@
 One table. Of each way: the share of trained parameters and the bytes of the optimizer's state, counted on the train state of
 `configs/lm/gpt2_124m.py` and `configs/mlm/bert_base.py` with a head of two classes; then, by
 `configs/adapt/rotten_tomatoes.py`, the accuracy on the test split (films that training has not seen; mean and half of the 95 %
-interval over seeds, by Student's t) from MiniLM with so many labels, half of each class, and the median time of a step of 32 rows of 32
-tokens. `scratch` is the same network from random values. Run again, it goes on with what is not finished.
+interval over seeds, by Student's t) from MiniLM with so many labels, half of each class, and the median time of a step of 32
+rows of 32 tokens. `scratch` is the same network from random values. Run again, it goes on with what is not finished.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 
 `:full` (the default), `:lora`, `:adapter`, `:prompt`, `:prefix`, `:ia3`, `:probe`; `:scratch` is the same network from random
 values. 100 labels, 50 of each class: `--config.data.labels` chooses, 0 takes all 10,000. Hardware: 2 CPU cores, about a
-minute. Results, with intervals and for 10 times as many labels: benchmarks/adaptation.py, and README. `:smoke` is LoRA in 20 steps of
-a tiny network on docstrings of the standard library, told apart by their package: nothing is fetched.
+minute. Results, with intervals and for 10 times as many labels: benchmarks/adaptation.py, and README. `:smoke` is LoRA in 20
+steps of a tiny network on docstrings of the standard library, told apart by their package: nothing is fetched.
 
 Reference of `:smoke` (CPython 3.11.7, jax 0.10.2, one CPU device): loss at steps 1, 5, 10, 15, 20
 is 1.7967, 1.7882, 1.7368, 1.7328, 1.7172; the last ten average 1.7487, with seed 1 1.7531.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from pretrainx.adapt.preserving import Preserving, Strength, predictions
+from pretrainx.adapt.preserving import Preserving, Strength, effective, of_numbers, predictions
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import axes, paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Term
@@ -21,10 +22,11 @@ LOWEST = -1e30  # of logits, which mask the padding of a vocabulary: divided by 
 @dataclass(frozen=True)
 class DistillConfig(Strength):
     """The section `config.preserve` that adds strength * KL(teacher || model), the teacher being the model as config.init_from
-    gave it, on what the task observes.
+    gave it, on what the task observes. Of numbers the divergence is the square of their difference.
 
     Attributes:
-      temperature: both logits are divided by it, the divergence is multiplied by its square (Hinton et al. 2015, section 2).
+      temperature: both logits are divided by it, the divergence is multiplied by its square (Hinton et al. 2015, section 2);
+        numbers have none.
     """
 
     temperature: float = field(default=2.0, metadata={"above": 0})
@@ -37,9 +39,11 @@ class DistillConfig(Strength):
 class Distill(Preserving):
     """The inner objective and the term "distill", with the weights of the inner objective's first term.
 
-    Extras: "teacher", the trained leaves as they were when the run started; frozen ones serve both. The model's answers for
-    this term are a second forward pass without dropout, the teacher's a third. Raises ConfigError where the objective has no
-    logits at the places that it scores, or keeps extras, on which its function would hang too.
+    Extras: "teacher", the trained leaves as they were when the run started; frozen ones serve both. The teacher is the
+    innermost objective with the weights that these amount to: a prompt or a prefix changes what the model says before it has
+    learned anything, and is no part of it. The model's answers for this term are a second forward pass without dropout, the
+    teacher's a third. Raises ConfigError where the objective has no logits at the places that it scores, or keeps extras, on
+    which its function would hang too.
     """
 
     temperature: float = 2.0
@@ -73,14 +77,22 @@ class Distill(Preserving):
         return observation.weights[self.first.name]
 
     def judge(self, params, extras, observation):
-        teacher = jax.lax.stop_gradient(paths.merge(params, extras["teacher"]))
-        answer = lambda params: self.soft(predictions(self.inner, params, extras["inner"], observation, WHERE)[0])
-        old, new = answer(teacher), answer(params)
-        divergence = self.temperature**2 * (jnp.exp(old) * (old - new)).sum(-1)
+        teacher = jax.lax.stop_gradient(effective(self.inner, paths.merge(params, extras["teacher"])))
+        answer = lambda objective, params: predictions(objective, params, extras["inner"], observation, WHERE)[0]
+        divergence = self.divergence(
+            answer(innermost(self.inner), teacher), answer(self.inner, params), of_numbers(observation.targets)
+        )
         weights = observation.weights[self.name]
         # `where`, since 0 times a NaN is NaN.
         rows = jnp.where(weights > 0, weights * divergence, 0).sum(axis=tuple(range(1, weights.ndim)))
         return rows.sum(), rows
+
+    def divergence(self, old: jax.Array, new: jax.Array, numbers: bool) -> jax.Array:
+        """[...] of logits [..., V], or of numbers [..., 1]"""
+        if numbers:
+            return jnp.square(wide(old) - wide(new))[..., 0]
+        old, new = self.soft(old), self.soft(new)
+        return self.temperature**2 * (jnp.exp(old) * (old - new)).sum(-1)
 
     def soft(self, logits: jax.Array) -> jax.Array:
         """log of the probabilities at the temperature."""

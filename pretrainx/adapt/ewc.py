@@ -42,7 +42,8 @@ class Ewc(Preserving):
     It is of the weights that the model amounts to: around LoRA, of base and update together. Held are the leaves that can move,
     heads of a new task excepted. Weight one per row, so that the term is the same for any number of microbatches.
 
-    Extras: "anchor", what those leaves were when the run started, and "importance", F of each, in float32. `init` makes the
+    Extras: "anchor", what those leaves were when the run started, in float32 where they are base and update together, and
+    "importance", F of each, in float32. `init` makes the
     importance as params["importance"], ones, so that what another run measured can be put in its place; `start` takes the
     anchor, after parameters were restored, and moves the importance to the extras.
     """
@@ -56,13 +57,14 @@ class Ewc(Preserving):
 
     def held(self, params: paths.Tree) -> paths.Tree:
         """The leaves whose values are kept, boxed, of boxed parameters."""
-        plain, found = axes.unbox(params), []
-        given, boxes = dict(paths.leaves(plain)), dict(paths.leaves(params))
-        for path, leaf in paths.leaves(effective(self.inner, plain)):
+        exact, found = jax.tree.map(wide, axes.unbox(params)), []
+        given, boxes = dict(paths.leaves(exact)), dict(paths.leaves(params))
+        for path, leaf in paths.leaves(effective(self.inner, exact)):
             # A frozen leaf moves where the wrappers make another one of it.
-            moves = self.inner.trains(path) or leaf is not given[path]
+            made = leaf is not given[path]
+            moves = self.inner.trains(path) or made
             if moves and path.split("/")[0] not in self.heads:
-                found.append((path, boxes[path].replace_boxed(leaf)))
+                found.append((path, boxes[path].replace_boxed(leaf) if made else boxes[path]))
         return paths.from_leaves(found)
 
     def init(self, key, batch):
@@ -84,7 +86,8 @@ class Ewc(Preserving):
 
     def judge(self, params, extras, observation):
         anchor = extras["anchor"]
-        now = paths.restrict(effective(self.inner, params), like=anchor)
+        # Of a base in bfloat16, small updates would be lost in its last digits.
+        now = paths.restrict(effective(self.inner, jax.tree.map(wide, params)), like=anchor)
         square = lambda value, old, weight: (weight * jnp.square(wide(value) - wide(old))).sum() / 2
         penalty = sum(jax.tree.leaves(jax.tree.map(square, now, anchor, extras[IMPORTANCE])))
         rows = observation.weights[self.name]

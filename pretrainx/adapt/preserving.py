@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from pretrainx.adapt.wrapper import Wrapper, innermost
 from pretrainx.core import paths
@@ -97,11 +98,19 @@ def effective(objective: Objective, params: paths.Tree) -> paths.Tree:
     return objective.effective(params) if isinstance(objective, Wrapper) else params
 
 
+def of_numbers(targets: jax.Array) -> bool:
+    """Whether targets are numbers, and no classes."""
+    return jnp.issubdtype(targets.dtype, jnp.floating)
+
+
 def predictions(objective: Objective, params, extras, observation: Observation, where: str) -> tuple[Any, Any, Any]:
     """(logits [..., V], targets int[...], weights [...]) of an observation: a distribution at each place that is predicted.
 
+    Of targets that are numbers, float[...], logits [..., 1] are the mean of a normal distribution; its variance is 1/2, so that
+    the squared error is -log p up to a constant, as the loss has it.
+
     Without dropout; gradients reach `params`. `where` is the configuration that asks. Raises ConfigError where the objective
-    has no logits, or none at the places that it scores.
+    has no logits, or none at the places that it scores, or one of a single class.
     """
 
     def refuse(why: str) -> ConfigError:
@@ -123,4 +132,7 @@ def predictions(objective: Objective, params, extras, observation: Observation, 
     if not hasattr(observation.targets, "shape") or not logits.shape[:-1] == observation.targets.shape == weights.shape:
         shape = list(getattr(observation.targets, "shape", []))
         raise refuse(f"its logits are {list(logits.shape)}, its targets {shape or 'of several kinds'}")
+    if of_numbers(observation.targets) != (logits.shape[-1] == 1):
+        kind = "numbers" if of_numbers(observation.targets) else "classes"
+        raise refuse(f"its targets are {kind}, and each has {logits.shape[-1]} logits")
     return logits, observation.targets, weights

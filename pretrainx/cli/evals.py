@@ -46,8 +46,8 @@ COMMANDS = (
             Flag("step", "the checkpoint (default: the newest)", "N"),
             Flag(
                 "evals",
-                "held_out, trigram, pseudo_perplexity, fill_in, sampled, representations, image_text, choices "
-                "(default: all that apply); made only when named: fisher, forgetting, pruning, membership",
+                "held_out, trigram, pseudo_perplexity, fill_in, sampled, representations, image_text, task, choices "
+                "(default: all that apply); made only when named: fisher, forgetting, pruning, membership, transfer",
                 "NAME,...",
             ),
             Flag(

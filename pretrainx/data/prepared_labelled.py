@@ -18,6 +18,7 @@ from pretrainx.data.directory import read_description
 from pretrainx.data.labelled_columns import UNLABELLED, Columns, open_columns, verify_columns
 from pretrainx.data.prepared import TOKENIZER
 from pretrainx.data.rows import Batch, Rows, TrainingRows
+from pretrainx.data.splits import few_of_each
 from pretrainx.data.tokenizer import Tokenizer
 
 KIND, FORMAT = "labelled", 1
@@ -229,12 +230,9 @@ class PreparedLabelled:
 
     def chosen(self, columns: Columns) -> np.ndarray:
         """int64[n]: the training examples that are used, rising: the first `labels` of each class in a seeded order."""
-        order = np.random.default_rng(self.labels_seed).permutation(len(columns.text))
-        if self.meta["labelled"]["target"] != "class":
-            return np.sort(order[: self.labels])
-        classes = columns.labels[order]
-        first = [order[classes == number][: self.labels] for number in range(len(self.meta["labelled"]["classes"]))]
-        return np.sort(np.concatenate(first))
+        by_class = self.meta["labelled"]["target"] == "class"
+        labels = columns.labels if by_class else np.zeros(len(columns.text), np.int32)
+        return few_of_each(labels, self.labels, self.labels_seed)
 
     def training_rows(self, reads: LabelledRows, batch_size: int, seed: int) -> TrainingRows:
         """The training batches by step."""

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrainx.adapt.preserving import predictions
+from pretrainx.adapt.preserving import of_numbers, predictions
 from pretrainx.core import paths, random
 from pretrainx.core.errors import ConfigError
+from pretrainx.models.layers import wide
 from pretrainx.objectives.cross_entropy import token_nll
 from pretrainx.objectives.objective import Batch, Objective
 from pretrainx.parallel.rules import Rules
@@ -29,7 +30,8 @@ class FisherConfig:
     Attributes:
       examples: rows of the training split, the first that the run trained on.
       labels: "true": y is drawn from the model's own distribution (the Fisher information); "empirical": y is the data's (the
-        empirical one). Drawn tokens follow the data's text, each given what truly stands before it.
+        empirical one). Drawn tokens follow the data's text, each given what truly stands before it. Of a squared error y is
+        normal around the model's number with variance 1/2, so that F is the curvature of the loss.
       level: what y is. "sequence": all that is predicted of a row together, whose log-likelihoods add up. "token": one of its
         places, drawn with the places' weights; F is then that of a mean token. Where a row has one label both are the same.
       at_once: gradients of so many examples are held together.
@@ -56,12 +58,21 @@ def negative_log_likelihood(objective: Objective, config: FisherConfig, params, 
     logits, targets, weights = predictions(objective, params, extras, observation, WHERE)
     drawing, placing = jax.random.split(keys[0])
     if config.labels == "true":
-        targets = jax.lax.stop_gradient(jax.random.categorical(drawing, logits))
-    nll = jnp.where(weights > 0, weights * token_nll(logits, targets), 0)
+        targets = jax.lax.stop_gradient(drawn(logits, of_numbers(targets), drawing))
+    each = jnp.square(wide(logits)[..., 0] - targets) if of_numbers(targets) else token_nll(logits, targets)
+    nll = jnp.where(weights > 0, weights * each, 0)
     if config.level == "sequence":
         return nll.sum()
     chosen = jax.random.categorical(placing, jnp.log(weights).ravel())
-    return token_nll(logits, targets).ravel()[chosen] * (weights > 0).any()
+    return each.ravel()[chosen] * (weights > 0).any()
+
+
+def drawn(logits: jax.Array, numbers: bool, key: jax.Array) -> jax.Array:
+    """What the model would say: a class of logits [..., V]; of numbers one that is a standard deviation off.
+
+    The square of a normal draw's gradient has that one's as its expectation, so that nothing need be left to chance.
+    """
+    return wide(logits)[..., 0] + 0.5**0.5 if numbers else jax.random.categorical(key, logits)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

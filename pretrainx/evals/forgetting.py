@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from pretrainx.core import axes, paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.evals.held_out import HeldOut
 from pretrainx.objectives.objective import Objective
+
+STATISTICS = "batch_stats/"
 
 
 def overlaid(objective: Objective, rows: int, heads: tuple[str, ...], new: paths.Tree, old: paths.Tree) -> paths.Tree:
@@ -44,19 +47,28 @@ def overlaid(objective: Objective, rows: int, heads: tuple[str, ...], new: paths
     return paths.from_leaves(found)
 
 
+def with_statistics(new: paths.Tree, old: paths.Tree) -> paths.Tree:
+    """The extras of the source run `old`, with the running statistics of the adapted run `new` where it has them in that shape:
+    normalised by those of before, its activations would be others than in training."""
+    end = lambda path: path[path.index(STATISTICS) :] if STATISTICS in path else path
+    there = {end(path): leaf for path, leaf in paths.leaves(new) if STATISTICS in path}
+    fits = lambda path, leaf: STATISTICS in path and there.get(end(path), np.zeros(0)).shape == leaf.shape
+    return paths.map_leaves(lambda path, leaf: there[end(path)] if fits(path, leaf) else leaf, old)
+
+
 def forgetting(
-    held_out: Mapping[str, HeldOut], adapted: Objective, before: tuple[Any, int], after: Any, extras: Any
+    held_out: Mapping[str, HeldOut], adapted: Objective, before: tuple[Any, Any], after: tuple[Any, Any], step: int
 ) -> dict[str, float]:
     """{"[part/]before/loss", "[part/]after/loss", "[part/]difference"} of the source task's held-out splits.
 
-    held_out: the source run's; adapted: its objective inside what the new run wraps; before: (its parameters, its step).
+    held_out: the source run's; adapted: its objective inside what the new run wraps; before, after: (parameters, extras) of
+    each; step: the source run's.
     """
     found = {}
-    params, step = before
     for name, evaluator in held_out.items():
         part = name.removeprefix("held_out").strip("/")
         part = f"{part}/" if part else ""
-        old = evaluator(params, extras, step)["loss"]
-        new = dataclasses.replace(evaluator, objective=adapted)(after, extras, step)["loss"]
+        old = evaluator(*before, step)["loss"]
+        new = dataclasses.replace(evaluator, objective=adapted)(*after, step)["loss"]
         found |= {f"{part}before/loss": old, f"{part}after/loss": new, f"{part}difference": new - old}
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core.errors import ConfigError, DataError
 from pretrainx.core.pairs import Pairs
 from pretrainx.data.decoding import BadPictureError, decode, limited
@@ -31,11 +32,12 @@ def caption(
     captions or is asked for what does not go together, DataError for a picture that cannot be decoded.
     """
     run = load(workdir, step)
+    writer = innermost(run.objective)
     if not (isinstance(run.about, Pairs) and run.objective.decodes):
         raise ConfigError(
             "the run's model does not write captions",
             where="--image",
-            why=f"{workdir}: its objective is {type(run.objective).__name__}",
+            why=f"{workdir}: its objective is {type(writer).__name__}",
             do="name a run of the objective coca, or leave --image out",
         )
     if beams and (prompt or temperature):
@@ -55,12 +57,12 @@ def caption(
     known, source = run.tokenizer.vocabulary, {"image": pixels(run, Path(image))}
     first, end = known.special("bos"), known.special("eos")
     begin = np.concatenate([[first], run.tokenizer.encode_batch([prompt])[0]]).astype(np.int32)
-    room = run.objective.length - len(begin)
+    room = writer.length - len(begin)
     if room < max(max_tokens, 1):
         raise ConfigError(
             "the model has no positions for so many tokens",
             where="--max_tokens" if max_tokens else "--prompt",
-            why=f"{len(begin)} tokens are given, and captions are of {run.objective.length}",
+            why=f"{len(begin)} tokens are given, and captions are of {writer.length}",
             do=f"--max_tokens={room}" if room > 0 else "a shorter prompt",
         )
     shared, room = (run.objective, run.rules, run.params, run.extras), max_tokens or room

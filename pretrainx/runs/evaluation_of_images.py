@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.data.loader import place
 from pretrainx.data.prepared_images import PreparedImages
 from pretrainx.evals import pictures
@@ -110,7 +111,8 @@ def seen(objective: Objective, seed: int, images: np.ndarray) -> Iterator[tuple[
     batch |= {"image": images, "valid": np.ones(len(images), bool)}
     inputs = examples.observed(objective, seed, 0, batch).inputs
     if "views" in inputs:
-        views = [np.asarray(pixels.denormalised(view, objective.images)) for view in inputs["views"]]
+        images_seen = innermost(objective).images
+        views = [np.asarray(pixels.denormalised(view, images_seen)) for view in inputs["views"]]
         yield "views", "pictures, and the views that the model sees", pictures.views(images, *views)
 
 

@@ -113,9 +113,10 @@ def leaves_of(
                 do="choose fewer clusters",
             ) from error
     else:
-        from pretrainx.runs.load import load  # it reads runs, this one's parts among them
+        from pretrainx.runs.load import load  # they read runs, this one's parts among them
+        from pretrainx.runs.unwrapped import unwrapped
 
-        run = load(recipe.objective.tokenizer)
+        run = unwrapped(load(recipe.objective.tokenizer))
         called, tree = f"{recipe.objective.tokenizer}, step {run.step}", run.objective.tokenizer(run.params, run.extras)
     found = codebook.usage(module, tree, module.images, sample)
     say(

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from pretrainx.adapt.wrapper import innermost
+from pretrainx.adapt.linear_probe import LinearProbe
+from pretrainx.adapt.lora import Lora
+from pretrainx.adapt.preserving import Preserving
+from pretrainx.adapt.wrapper import Frozen, innermost
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
@@ -18,13 +21,14 @@ from pretrainx.core.records import TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.held_out import SEED
 from pretrainx.data.loader import place
-from pretrainx.data.rows import batch_of
+from pretrainx.data.rows import TrainingRows, batch_of
 from pretrainx.evals import membership as scores
 from pretrainx.evals.fisher import fisher as estimated
 from pretrainx.evals.forgetting import forgetting as measured
-from pretrainx.evals.forgetting import overlaid
+from pretrainx.evals.forgetting import overlaid, with_statistics
 from pretrainx.evals.pruning import pruning as by_sparsity
 from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.objectives.objective import Objective
 from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.parallel.rules import Rules
 from pretrainx.runs.data import prepare
@@ -32,6 +36,8 @@ from pretrainx.runs.evaluations import evaluation_of
 from pretrainx.runs.load import Run, load, prepared_directory, rebuild
 from pretrainx.runs.parts import lay_out
 from pretrainx.runs.preserved import training_batches, write_fisher
+from pretrainx.runs.unwrapped import unwrapped
+from pretrainx.training import state as states
 
 if TYPE_CHECKING:
     from pretrainx.runs.evals import Evaluations
@@ -57,9 +63,28 @@ def no_rows(found: Evaluations) -> str:
     return ""
 
 
+def adapted(run: Run) -> tuple[Objective, Any]:
+    """(the objective without what preserves, its extras)."""
+    objective, extras = run.objective, run.extras
+    while isinstance(objective, Preserving):
+        objective, extras = objective.inner, extras["inner"]
+    return objective, extras
+
+
+def measured_whole(run: Run) -> Run:
+    """The run as Fisher information is taken of it: of all weights, updates merged into them, without what preserves.
+
+    What was inserted beside the weights is no weight: there the importance is of itself.
+    """
+    objective, extras = adapted(run)
+    if isinstance(objective, Frozen) and not isinstance(objective, (Lora, LinearProbe)):
+        return dataclasses.replace(run, objective=objective, extras=extras)
+    return unwrapped(run)
+
+
 def fisher(found: Evaluations) -> dict[str, float]:
     """Writes DIR/fisher/STEP.npz; on one device, where examples are taken one by one."""
-    run, config = found.run, found.run.config.evals.fisher
+    run, config = measured_whole(found.run), found.run.config.evals.fisher
     size = run.config.train.batch_size
     rows = found.data.training_rows(run.objective.reads, size, run.config.seed)
     batches = training_batches(rows, config.examples, size)
@@ -81,47 +106,79 @@ def fisher(found: Evaluations) -> dict[str, float]:
 
 
 def forgetting(found: Evaluations) -> dict[str, float]:
-    """On the held-out split of the run that config.init_from names, whose newest step is what is compared with."""
-    run = found.run
-    source = load(run.config.init_from)
+    """On the held-out split of the run that config.init_from names, by the loss that its own wrappers are around."""
+    run, step = found.run, found.run.config.init.step
+    source = load(run.config.init_from, None if step < 0 else step)
+    if run.tokenizer and source.tokenizer and run.tokenizer.digest != source.tokenizer.digest:
+        raise ConfigError(
+            "the adapted model reads other tokens than the task that it was pretrained on",
+            where="config.data.tokenizer",
+            why=f"the tokenizer is {run.tokenizer.digest[:12]}..., that of {source.workdir} {source.tokenizer.digest[:12]}...",
+            do="leave 'forgetting' out, or adapt with the tokenizer.json of that run",
+        )
+    plain = unwrapped(source)
     data = prepare(source.config.data, prepared_directory(source.config, source.workdir), found.say)
     recipe, parts = rebuild(source.config, source.about)
-    adapted = run.config.adapt.wrap(source.objective)
+    wrapped = run.config.adapt.wrap(plain.objective)
     size = recipe.evals.batch_size or recipe.train.batch_size
-    after = overlaid(adapted, size, run.objective.heads, run.params, source.params)
-    held_out = evaluation_of(recipe, parts, data, source.workdir).held_out
-    return measured(held_out, adapted, (source.params, source.step), after, source.extras)
+    after = overlaid(wrapped, size, run.objective.heads, run.params, plain.params)
+    held_out = {
+        name: dataclasses.replace(each, objective=plain.objective)
+        for name, each in evaluation_of(recipe, parts, data, source.workdir).held_out.items()
+    }
+    extras = with_statistics(adapted(run)[1], plain.extras)
+    return measured(held_out, wrapped, (plain.params, plain.extras), (after, extras), source.step)
 
 
 def pruning(found: Evaluations) -> dict[str, float]:
-    run, evaluation = found.run, found.evaluation
-    held_out, names = evaluation.held_out["held_out"], evaluation.parts.found.params_axes
+    """Of the model's own weights, updates merged into them, and by its own loss, without what preserves."""
+    run = unwrapped(found.run)
+    held_out = dataclasses.replace(found.evaluation.held_out["held_out"], objective=run.objective)
+    names = states.layout(run.objective, run.config.train.batch_size).params_axes
     return dict(by_sparsity(run.config.evals.pruning, held_out, run.params, names, run.extras, run.step))
 
 
+def rows_read(training: TrainingRows, steps: int, most: int) -> np.ndarray:
+    """int64[n], rising: rows of the corpus that the first `steps` steps have read, each once; of at most `most` of these steps,
+    evenly over the run."""
+    chosen = np.unique(np.linspace(0, steps - 1, min(steps, most)).astype(int))
+    return np.unique(np.concatenate([training.numbers(step) for step in chosen.tolist()] or [chosen]))
+
+
 class Members:
-    """As many rows of the training split as of the held-out one, evenly over each, and what models say of them."""
+    """As many rows that the run was trained on as held-out ones, evenly over both, and what models say of them.
+
+    Attributes:
+      epochs: how often the run has read the part of the training split that its members are of.
+    """
 
     def __init__(self, found: Evaluations):
         self.run, data, config = found.run, found.data, found.run.config.evals.membership
         reads = self.run.objective.reads
         # Whole rows only: the padded last one of a held-out text would tell itself.
         of_text = isinstance(reads, TextRows)
-        trained = lambda part: data.rows("train", *(part,) * of_text, reads)
-        part = max(data.names, key=lambda name: len(trained(name)))  # of a mixture the largest
-        members, held_out = trained(part), data.held_out(part, reads).rows
-        most, others = len(members), len(held_out) - of_text
-        self.count = min(config.rows, most, others)
+        size, steps = self.run.config.train.batch_size, self.run.step
+        training = data.training_rows(reads, size, self.run.config.seed)
+        read = rows_read(training, steps, config.rows)
+        parts = training.source.part_of(read) if len(data.names) > 1 else np.zeros(len(read), np.int64)
+        part = np.bincount(parts, minlength=1).argmax()  # of a mixture the one that most rows are of
+        members, held_out = read[parts == part], data.held_out(data.names[part], reads).rows
+        others = len(held_out) - of_text
+        self.count = min(config.rows, len(members), others)
         if self.count < FEWEST:
             raise ConfigError(
                 "there are too few rows to tell members from others",
-                where="config.data.held_out",
-                why=f"{most} training rows, {others} held-out ones",
-                do="raise config.data.held_out, or add data",
+                where=str(self.run.workdir),
+                why=f"{steps} steps have read {len(members)} training rows, {others} are held out",
+                do="train longer, raise config.data.held_out, or add data",
             )
-        spread = lambda total: (np.arange(self.count) * total // self.count).tolist()
-        self.rows = batch_of(members, spread(most), SEED), batch_of(held_out, spread(others), SEED)
-        self.size = self.run.config.evals.batch_size or self.run.config.train.batch_size
+        spread = lambda total: np.arange(self.count) * total // self.count
+        self.rows = (
+            batch_of(training.source, members[spread(len(members))].tolist(), SEED),
+            batch_of(held_out, spread(others).tolist(), SEED),
+        )
+        self.epochs = data.epochs(steps * size, reads)[data.names[part]]
+        self.size = self.run.config.evals.batch_size or size
 
     def batches(self, rows: dict, rules: Rules) -> Iterator[dict]:
         """The rows on the devices; what fills the last batch is not valid."""
@@ -142,6 +199,7 @@ class Members:
 def membership(found: Evaluations) -> dict[str, float]:
     run, config = found.run, found.run.config.evals.membership
     rows = Members(found)
+    found.say(f"{rows.count} rows that were read in {run.step} steps ({rows.epochs:.3g} epochs), as many held-out ones")
     losses = rows.asked(scores.row_losses, run)
     told = {"loss": tuple(-each for each in losses)}
     if isinstance(innermost(run.objective), Autoregressive):
@@ -159,6 +217,7 @@ def membership(found: Evaluations) -> dict[str, float]:
         told |= by_shadows(found, rows)
     result = {
         "rows": float(rows.count),
+        "epochs": float(rows.epochs),
         "loss/members": float(losses[0].mean()),
         "loss/others": float(losses[1].mean()),
     }
@@ -181,20 +240,32 @@ def blind_features(rows: dict) -> np.ndarray:
 
 
 def alike(run: Run, workdir: str, key: str) -> Run:
-    """Another run that reads the same rows; ConfigError where it is of other words, pictures or widths."""
+    """Another run that reads the same rows; ConfigError where it is of other words, classes, pictures or widths."""
     other = load(workdir)
-    if (other.about, other.objective.reads) != (run.about, run.objective.reads):
+    here, there = (read_by(each) for each in (run, other))
+    if differing := [what for what in here if here[what] != there[what]]:
         raise ConfigError(
             "the other run reads other rows",
             where=f"config.evals.membership.{key}",
-            why=f"{workdir} is of another vocabulary, other pictures or another length",
-            do="train it with the tokenizer and the sizes of this one",
+            why=f"{workdir} has " + " and ".join(f"another {what}" for what in differing),
+            do="train it with the tokenizer, the classes and the sizes of this one",
         )
     return other
 
 
+def read_by(run: Run) -> dict[str, Any]:
+    """{what: value} that two runs must share for a row to mean the same to both. Statistics of pixels are each's own."""
+    of_pictures = isinstance(run.about, Images)
+    return {
+        "length or size of rows": run.objective.reads,
+        "vocabulary": None if of_pictures else run.about,
+        "tokenizer": run.tokenizer and run.tokenizer.digest,
+        "list of classes": run.about.classes if of_pictures and "label" in run.objective.reads.fields else None,
+    }
+
+
 def by_shadows(found: Evaluations, rows: Members) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{"lira_online" or "lira_offline": scores}: which rows a shadow run was trained on is seen by its own training data."""
+    """{"lira_online" or "lira_offline": scores}: a shadow run was trained on the pictures that its steps have read."""
     run, shadows, inside = found.run, [], []
     if not isinstance(run.about, Images):
         raise ConfigError(
@@ -206,10 +277,13 @@ def by_shadows(found: Evaluations, rows: Members) -> dict[str, tuple[np.ndarray,
     digests = lambda images: [hashlib.sha256(np.ascontiguousarray(image)).digest() for image in images]
     wanted = [digest for part in rows.rows for digest in digests(part["image"])]
     for workdir in run.config.evals.membership.shadows:
-        other = load(workdir)
+        other = alike(run, workdir, "shadows")
         data = prepare(other.config.data, prepared_directory(other.config, other.workdir), found.say)
-        trained = data.rows("train", other.objective.reads)
-        seen = set(digests(trained.rows(range(len(trained)))["image"]))
+        size = other.config.train.batch_size
+        trained = data.training_rows(other.objective.reads, size, other.config.seed)
+        epoch = -(-len(trained.source) // size)  # in as many steps each is read
+        read = rows_read(trained, min(other.step, epoch), epoch)
+        seen = set(digests(trained.source.rows(read.tolist())["image"]))
         inside.append([digest in seen for digest in wanted])
         shadows.append(np.concatenate(rows.asked(scores.confidences, other)))
     target = np.concatenate(rows.asked(scores.confidences, run))

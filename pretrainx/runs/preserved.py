@@ -14,6 +14,7 @@ import numpy as np
 from pretrainx.adapt.distill import DistillConfig
 from pretrainx.adapt.ewc import IMPORTANCE, EwcConfig
 from pretrainx.adapt.l2_sp import L2SpConfig
+from pretrainx.adapt.lora import Lora
 from pretrainx.adapt.preserving import Strength
 from pretrainx.adapt.wrapper import Wrapper
 from pretrainx.core import paths
@@ -40,8 +41,9 @@ def leaves_of(recipe: Recipe, parts: Parts, start: Start, say: Callable[[str], N
     """{path among the parameters that a new run's `init` makes: array}: how important each parameter is, 0 where the run that
     it starts from does not have it.
 
-    Raises ConfigError where nothing of that run can move, where distillation has no whole teacher, and where there is no Fisher
-    information of the step that the parameters are from; CheckpointError where its file is damaged.
+    Raises ConfigError where nothing of that run can move, where distillation has no whole teacher, where there is no Fisher
+    information of the step that the parameters are from, and where it holds none of them; CheckpointError where its file is
+    damaged.
     """
     preserve, own = recipe.preserve, parts.objective
     if isinstance(preserve, DistillConfig):
@@ -77,12 +79,20 @@ def leaves_of(recipe: Recipe, parts: Parts, start: Start, say: Callable[[str], N
         else:
             say(f"{path}: no Fisher information, free to move")
             given[f"{IMPORTANCE}/{path}"] = np.zeros(leaf.shape, np.float32)
+    if not any(np.any(leaf) for leaf in given.values()):
+        raise ConfigError(
+            "the Fisher information holds none of the parameters that are trained",
+            where=str(source / DIRECTORY / f"{meta['step']}.npz"),
+            why=f"of {len(held)} leaves, such as {next(iter(held))}, each has none there or 0; it is of {next(iter(found))} "
+            f"and {len(found) - 1} others",
+            do=f"pretrainx eval --workdir={source} --step={meta['step']} --evals=fisher, or --config.preserve.name=l2_sp",
+        )
     say(f"Fisher information from {source}, step {meta['step']}: {meta['examples']} examples, {meta['labels']} labels")
     return given
 
 
 def refuse_half_a_teacher(recipe: Recipe, parts: Parts, start: Start) -> None:
-    """ConfigError where the model as it starts is not the model of the other run."""
+    """ConfigError where the model as it starts, without what was inserted beside its weights, is not that of the other run."""
     inner = parts.objective.inner
     adapts = inner.adapts if isinstance(inner, Wrapper) else lambda path: False
     lacking = [path for path, _ in parts.found.params_axes if path not in start.params and not adapts(path)]
@@ -93,6 +103,14 @@ def refuse_half_a_teacher(recipe: Recipe, parts: Parts, start: Start) -> None:
             why=f"{lacking[0]} is not in {recipe.init_from}"
             + f", nor are {len(lacking) - 1} others" * (len(lacking) > 1),
             do="distil what a model of the same objective says, or choose 'ewc' or 'l2_sp'",
+        )
+    beside = [path for path, _ in parts.found.params_axes if path in start.params and adapts(path)]
+    if beside and not isinstance(inner, Lora):  # whose updates are merged into the teacher's weights
+        raise ConfigError(
+            "the teacher would not be the model that the run starts from",
+            where="config.preserve.name='distill'",
+            why=f"{recipe.init_from} was adapted too: it answers with {beside[0]}, which is no weight of the model",
+            do="choose 'ewc' or 'l2_sp'",
         )
 
 

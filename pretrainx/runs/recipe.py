@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,10 +149,24 @@ class InitConfig:
     Attributes:
       rename: the first rule that matches a path counts.
       skip: patterns of whole paths here; what they match starts anew.
+      step: which of its checkpoints; -1 is the newest that is whole.
     """
 
     rename: tuple[Rename, ...] = ()
     skip: tuple[str, ...] = ()
+    step: int = field(default=-1, metadata={"min": -1})
+
+    def __post_init__(self):
+        for key, pattern in [("rename", rule.pattern) for rule in self.rename] + [("skip", each) for each in self.skip]:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(
+                    f"{pattern!r} is not a regular expression",
+                    where=f"config.init.{key}",
+                    why=str(error),
+                    do="mend the pattern",
+                ) from error
 
 
 @dataclass(frozen=True)

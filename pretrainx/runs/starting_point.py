@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,12 +13,13 @@ import jax
 import numpy as np
 
 from pretrainx.adapt.linear_probe import LinearProbeConfig
-from pretrainx.adapt.lora import A, Lora, LoraConfig
+from pretrainx.adapt.lora import Lora, LoraConfig
 from pretrainx.adapt.methods import FullConfig
 from pretrainx.core import config as strict
 from pretrainx.core import paths
 from pretrainx.core.axes import Names
 from pretrainx.core.errors import ConfigError
+from pretrainx.core.labelled import Labelled
 from pretrainx.objectives.objective import Objective
 from pretrainx.runs.data import About
 from pretrainx.runs.load import read_tokenizer
@@ -63,34 +65,46 @@ def read_start(recipe: Recipe, parts: Parts, about: About, tokenizer: Any = None
 
     Raises MisfitError naming the leaves that differ where the other run is of another model.
     """
-    source, there = Path(recipe.init_from), read_recipe(Path(recipe.init_from)).adapt
+    source, there, here = Path(recipe.init_from), read_recipe(Path(recipe.init_from)).adapt, recipe.adapt
     like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
     axes, directory = dict(parts.found.params_axes), source / "checkpoints"
-    adapted = any(path.rpartition("/")[2] == A for path in axes)
+    same = isinstance(here, LoraConfig) and isinstance(there, LoraConfig) and alike(there, here)
 
     def read(step: int, meta: dict) -> Start:
+        kept = same_task(meta, recipe, about)
         given = {
-            "heads": () if same_task(meta, recipe, about) else parts.objective.heads,
+            "heads": () if kept else parts.objective.heads,
             "words": words_of(source, meta, tokenizer),
-            "merge": None if adapted or not isinstance(there, LoraConfig) else Lora(Objective(), there).merged,
+            "merge": Lora(Objective(), there).merged if isinstance(there, LoraConfig) and not same else None,
         }
         start = taken(directory, step, meta, like.full_params(), like.extras, axes, recipe.init, **given)
-        if not given["merge"] and type(there) is not type(recipe.adapt) and not isinstance(there, WHOLE):
+        if kept and parts.objective.heads:
+            start.lines.append(f"{', '.join(parts.objective.heads)}: kept, the other run learned the same task")
+        if not isinstance(there, (*WHOLE, LoraConfig)) and type(there) is not type(here):
             start.lines.append(
-                f"the run was adapted by a {type(there).__name__}, this one is by a {type(recipe.adapt).__name__}: "
+                f"the run was adapted by a {type(there).__name__}, this one is by a {type(here).__name__}: "
                 "what it learned there is left out"
             )
         return start
 
-    return newest_whole(directory, read)
+    return newest_whole(directory, read, recipe.init.step)
+
+
+def alike(there: LoraConfig, here: LoraConfig) -> bool:
+    """Whether updates of one are updates of the other."""
+    return dataclasses.replace(there, dropout=0.0) == dataclasses.replace(here, dropout=0.0)
 
 
 def same_task(meta: dict, recipe: Recipe, about: About) -> bool:
-    """Whether the other run learned the same classes by the same objective: then its head is worth keeping."""
-    data = meta["data"].get("labelled") or meta["data"].get("images") or {}
-    objective = strict.as_dict(recipe)["objective"]["name"]
-    named = meta.get("config", {}).get("objective", {}).get("name") == objective
-    return named and bool(data.get("classes")) and tuple(data["classes"]) == getattr(about, "classes", ())
+    """Whether the other run learned the same labels by the same objective: then its head is worth keeping."""
+    data, name = meta["data"], strict.as_dict(recipe)["objective"]["name"]
+    if meta.get("config", {}).get("objective", {}).get("name") != name:
+        return False
+    if isinstance(about, Labelled):
+        known = data.get("labelled") or {}
+        return (known.get("target"), tuple(known.get("classes", ()))) == (about.target, about.classes)
+    classes = (data.get("images") or {}).get("classes")
+    return bool(classes) and tuple(classes) == getattr(about, "classes", ())
 
 
 def words_of(source: Path, meta: dict, tokenizer: Any) -> np.ndarray | None:
@@ -131,10 +145,11 @@ def taken(
     axes: {path: names} of the parameters; heads: top names of those that start anew whatever the step has; words: as
     `words_of` has them; merge: `Lora.merged` of a run whose updates become a part of its kernels.
     """
-    start, stored = (
-        Start(step=step),
-        renamed(meta["leaves"], init, {path.split("/")[0] for path, _ in paths.leaves(params)}),
-    )
+    stored = renamed(meta["leaves"], init, {path.split("/")[0] for path, _ in paths.leaves(params)})
+    start, beside = Start(step=step), {}
+    if merge:
+        own = [path for path in stored if path.startswith("params/") and path.rpartition("/")[2].startswith("lora_")]
+        beside = {path.removeprefix("params/"): stored.pop(path) for path in own}
     asked, fitting = matched(start, stored, params, axes, init, heads, words)
     if not asked:
         raise MisfitError(
@@ -147,15 +162,11 @@ def taken(
         if f"/{STATISTICS}/" in f"/{path}":
             tail = path[path.index(f"{STATISTICS}/") :]
             ends = (entry for name, entry in stored.items() if name.startswith("extras/") and name.endswith(f"/{tail}"))
-            found = next(ends, None)
+            found = stored.get(f"extras/{path}") or next(ends, None)
             if found is None or tuple(found[1]["shape"]) != leaf.shape:
                 start.lines.append(f"{path}: not in the checkpoint, starts anew")
             else:
                 asked[f"extras/{path}"] = *found, leaf
-    beside = {}
-    if merge:
-        own = [path for path in stored if path.startswith("params/") and path.rpartition("/")[2].startswith("lora_")]
-        beside = {path.removeprefix("params/"): stored.pop(path) for path in own}
     start.unused = sum(path.startswith("params/") for path in stored)
     whole = replicated(next(iter(jax.tree.leaves(params))).sharding)
     wanted = {
@@ -201,7 +212,9 @@ def matched(
     """({path here: (path there, entry there, abstract leaf here)}, {path: how it is fitted}); what is matched is taken out of
     `stored`, what is told is put into `start.lines`. MisfitError for leaves that cannot be fitted."""
     asked, fitting, differing = {}, {}, []
-    anew = lambda path: path.split("/")[0] in heads or any(re.fullmatch(pattern, path) for pattern in init.skip)
+    known = [path for path, _ in paths.leaves(params)]
+    skipped = {path for pattern in init.skip for path in paths.matching(pattern, known, "config.init.skip")}
+    anew = lambda path: path.split("/")[0] in heads or path in skipped
     for path, leaf in paths.leaves(params):
         found = stored.pop(f"params/{path}", None)
         if anew(path) or found is None:
@@ -259,7 +272,15 @@ def renamed(leaves: dict[str, dict], init: InitConfig, wanted: set[str]) -> dict
             if re.fullmatch(pattern, rest):
                 rest = re.sub(pattern, to, rest)
                 break
-        found[f"{section}/{front}{rest}"] = place, leaves[place]
+        name = f"{section}/{front}{rest}"
+        if name in found:
+            raise ConfigError(
+                "two parameters of the other run are given one name",
+                where="config.init.rename",
+                why=f"{found[name][0]} and {path} become {name}",
+                do="let the patterns tell them apart",
+            )
+        found[name] = place, leaves[place]
     unmatched = [rule.pattern for rule in init.rename if not any(matches(rule.pattern, path) for path in leaves)]
     if unmatched:
         raise ConfigError(

@@ -16,14 +16,15 @@ import numpy as np
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
 from pretrainx.data.loader import place
+from pretrainx.data.prepared_images import PreparedImages
 from pretrainx.evals.curve_picture import draw
 from pretrainx.evals.held_out import HeldOut
-from pretrainx.evals.transfer import Curve, compared
+from pretrainx.evals.transfer import Curve, TransferConfig, compared
 from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.evaluations import evaluation_of
 from pretrainx.runs.load import Run, data_directory, load, named_outputs, rebuild
 from pretrainx.runs.recipe import Recipe, parse
-from pretrainx.training.restore import steps_in
+from pretrainx.training.restore import digest, read_meta, steps_in
 
 if TYPE_CHECKING:
     from pretrainx.runs.evals import Evaluations
@@ -35,7 +36,8 @@ def no_task(found: Evaluations) -> str:
 
 def transfer(found: Evaluations) -> dict[str, float]:
     """{metric: value} of training the run by the task's configuration, see `evals.transfer.compared`; the names begin with the
-    split that is measured. Runs are in DIR/transfer/<digest of the task>, the picture is DIR/samples/<step>-transfer.png.
+    split that is measured. Runs are in DIR/transfer, in a directory by a digest of task and checkpoint; the picture is
+    DIR/samples/<step>-transfer.png.
 
     Raises ConfigError for a task whose data cannot be cut to few labels.
     """
@@ -51,15 +53,19 @@ def transfer(found: Evaluations) -> dict[str, float]:
     cached = dataclasses.replace(recipe.data, cache=recipe.data.cache or str(directory / "data"))
     data = prepare(cached, cached.cache, say)
     recipe = dataclasses.replace(recipe, data=cached)
-    digest = hashlib.sha256(json.dumps(strict.as_dict(recipe), sort_keys=True).encode()).hexdigest()[:8]
+    reads = rebuild(recipe, data.about)[1].objective.reads
+    refuse_missing(data, reads, config)
+    source = read_meta(run.workdir / "checkpoints", run.step)
+    told = json.dumps([strict.as_dict(recipe), digest(source)], sort_keys=True)
+    directory = directory / hashlib.sha256(told.encode()).hexdigest()[:8]
     starts = {"pretrained": str(run.workdir)} | ({"scratch": ""} if config.scratch else {})
     curves = {name: Curve(config.labels, np.zeros((len(config.labels), config.seeds))) for name in starts}
     total, done = len(starts) * len(config.labels) * config.seeds, 0
     for index, labels in enumerate(config.labels):
         for seed in range(config.seeds):
             for name, start in starts.items():
-                workdir = directory / digest / f"{name}-{labels}-{seed}"
-                found = finished(point(recipe, data, labels, seed, start), workdir, config.metric)
+                workdir = directory / f"{name}-{labels}-{seed}"
+                found = finished(point(recipe, few(data, labels, seed), reads, start, run.step), workdir, config.metric)
                 curves[name].values[index, seed] = found
                 done += 1
                 say(
@@ -71,17 +77,44 @@ def transfer(found: Evaluations) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in values.items()}
 
 
-def point(recipe: Recipe, data: Prepared, labels: int, seed: int, start: str) -> Recipe:
-    """The recipe of one point of a curve. From scratch every parameter is trained: there is nothing to keep.
+def few(data: Prepared, labels: int, seed: int) -> Prepared:
+    return dataclasses.replace(data, labels=labels, labels_seed=seed)
 
-    A batch is no larger than what there is to read.
+
+def refuse_missing(data: Prepared, reads: Any, config: TransferConfig) -> None:
+    """ConfigError for more labels than there are, and for a metric that is better when it is smaller."""
+    if config.metric == "loss" or config.metric.endswith("error"):
+        raise ConfigError(
+            "a gain is a metric that grows",
+            where="config.evals.transfer.metric",
+            why=f"{config.metric!r} is better when it is smaller",
+            do="--config.evals.transfer.metric=accuracy, or another one that grows",
+        )
+    per_class = isinstance(data, PreparedImages) or data.about.target == "class"
+    wanted = config.labels[-1] * (len(data.about.classes) if per_class else 1)
+    found = len(few(data, config.labels[-1], 0).rows("train", reads))
+    if found < wanted:
+        raise ConfigError(
+            "there are fewer labelled examples than the curve asks for",
+            where="config.evals.transfer.labels",
+            why=f"{config.labels[-1]}{' of each class' * per_class} are {wanted}, the training split has {found} of them",
+            do="ask for fewer, or add examples",
+        )
+
+
+def point(recipe: Recipe, data: Prepared, reads: Any, start: str, step: int) -> Recipe:
+    """The recipe of one point of a curve, for data cut to its labels. From scratch every parameter is trained: there is nothing
+    to keep.
+
+    A batch is no larger than what there is to read, in whole rows of each microbatch.
     """
     changes: dict[str, Any] = {} if start else {"adapt": {"name": "full"}, "preserve": {"name": "none"}}
-    examples = labels * max(len(getattr(data.about, "classes", ())), 1)
-    batch = min(recipe.train.batch_size, examples - examples % recipe.train.microbatches)
+    parts, examples = recipe.train.microbatches, len(data.rows("train", reads))
+    batch = min(recipe.train.batch_size, max(examples - examples % parts, parts))
     values = strict.as_dict(recipe) | changes
-    values |= {"seed": seed, "init_from": start, "train": values["train"] | {"batch_size": batch}}
-    values["data"] = values["data"] | {"labels": labels, "labels_seed": seed}
+    values |= {"seed": data.labels_seed, "init_from": start, "train": values["train"] | {"batch_size": batch}}
+    values["init"] = values["init"] | {"step": step if start else -1}
+    values["data"] = values["data"] | {"labels": data.labels, "labels_seed": data.labels_seed}
     return parse(values)
 
 

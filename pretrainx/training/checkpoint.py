@@ -35,6 +35,7 @@ from pretrainx.training.restore import (
 from pretrainx.training.state import TrainState
 
 FAILED_SAVES = 3
+RESTART = "start from another run, or from another of its steps (config.init.step)"
 
 
 class Checkpoints:
@@ -75,21 +76,36 @@ class Checkpoints:
     def keep_base(self, state: TrainState, constants: tuple[str, ...], facts: dict[str, Any]) -> None:
         """Stores once what the run never changes (`base.constant_paths`); the steps that are saved from now on leave it out.
 
-        A base that is there stays as it is: of what it lacks, or has otherwise, every step keeps its own.
+        The base of a start that left no step is made anew. That of a run that goes on stays as it is: of what it lacks, or has
+        otherwise, every step keeps its own, and a warning says so. CheckpointError where it cannot be stored.
         """
         chosen = base.constant_paths(state, constants)
-        if not chosen:
-            return
         directory = base.beside(self.directory)
-        if not distributed.decided("base", lambda: bool(steps_in(directory))):
+        if not distributed.decided("base", lambda: self._has_base(directory)):
+            if not chosen:
+                return
             warn = lambda kind, **facts: self.event(kind, **facts) if kind == "warning" else None
             kept = Checkpoints(directory, 1, warn)
             leaves = ((path, leaf) for path, leaf in paths.leaves(as_tree(state)) if path in chosen)
-            kept._save(base.STEP, paths.from_leaves(leaves), facts)
+            if not kept._save(base.STEP, paths.from_leaves(leaves), facts):
+                why = kept.trouble
+                raise CheckpointError("frozen parameters cannot be stored", where=str(directory), why=why, do=RESTART)
             kept.demand(base.STEP)
             kept.close()
         stored = distributed.decided("shared", lambda: read_meta(directory, base.STEP))["leaves"]
         self.shared = {path: stored[path] for path in chosen & stored.keys()}
+        tree = paths.from_leaves((path, leaf) for path, leaf in paths.leaves(as_tree(state)) if path in self.shared)
+        sums = jax.device_get(distributed.settled(examine(tree)))[0]
+        other = sum(int(sums[path]) != entry["checksum"] for path, entry in self.shared.items())
+        if other := other + len(chosen - stored.keys()):
+            text = f"{other} of {len(chosen)} frozen leaves are not those of {directory}: every step stores them"
+            self.event("warning", text=text)
+
+    def _has_base(self, directory: Path) -> bool:
+        """Whether there is a base to go on with; what a start without a step has left is removed."""
+        if not steps_in(self.directory):
+            shutil.rmtree(directory, ignore_errors=True)
+        return bool(steps_in(directory))
 
     def _save(self, step: int, tree: paths.Tree, facts: dict[str, Any]) -> bool:
         import orbax.checkpoint as ocp

@@ -36,6 +36,15 @@ class MisfitError(CheckpointError):
 class BaseError(CheckpointError):
     """What all steps share, DIR/base, is missing or damaged: no step can be used, and none is to blame."""
 
+    @classmethod
+    def of(cls, where: str, why: str) -> BaseError:
+        return cls(
+            "the frozen parameters that all steps share are not whole",
+            where=where,
+            why=why,
+            do="put an intact copy of DIR/base back; the steps themselves were left as they are",
+        )
+
 
 class FormatError(CheckpointError):
     """The checkpoint was written by a version of pretrainx that lays it out otherwise."""
@@ -121,12 +130,7 @@ def read_leaves(
         try:
             found |= _read_verified(base.beside(directory) / str(base.STEP), shared, meta)
         except CheckpointError as error:
-            raise BaseError(
-                "the frozen parameters that all steps share are not whole",
-                where=error.where,
-                why=f"{error.what}: {error.why}",
-                do="put an intact copy of DIR/base back; the steps themselves were left as they are",
-            ) from error
+            raise BaseError.of(error.where, f"{error.what}: {error.why}") from error
     return found
 
 
@@ -229,12 +233,21 @@ def restore_step(directory: Path, step: int, like: TrainState, fresh_optimizer) 
     return Restored(from_tree(tree, like), meta, lines)
 
 
-def newest_whole(directory: Path, read: Callable[[int, dict], Any]) -> Any:
-    """`read(step, meta)` of the newest step that reads back whole, for parameters of another run (`init_from`).
+def newest_whole(directory: Path, read: Callable[[int, dict], Any], step: int = -1) -> Any:
+    """`read(step, meta)` of the newest step that reads back whole, for parameters of another run (`init_from`); or of `step`.
 
     Raises CheckpointError where there is none; what says that the run is not of this kind ends the search.
     """
     steps = distributed.decided("steps", lambda: steps_in(directory))
+    if step >= 0 and steps:
+        if step not in steps:
+            raise CheckpointError(
+                "the run to start from has no such checkpoint",
+                where=f"config.init.step={step}",
+                why=f"{directory} has the steps {', '.join(map(str, steps))}",
+                do="choose one of these, or -1 for the newest",
+            )
+        steps = [step]
     if not steps:
         raise CheckpointError(
             "there is no checkpoint to start from",

@@ -12,7 +12,7 @@ import numpy as np
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.training import base
-from pretrainx.training.restore import OTHER_STEP, read_meta
+from pretrainx.training.restore import OTHER_STEP, BaseError, FormatError, read_meta, steps_in
 
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
 _PIECE = 1 << 22  # words that are multiplied at once: memory stays bounded for leaves of any size
@@ -35,31 +35,60 @@ def checksum(leaf: np.ndarray) -> int:
     return total % 2**32
 
 
-def verify(directory: Path, step: int) -> Iterator[tuple[str, int]]:
-    """(path, bytes) of each leaf of a step once it was read and found whole.
+def verify(directory: Path, step: int, shared: dict[str, dict] | None = None) -> Iterator[tuple[str, int]]:
+    """(path, bytes) of each leaf of a step once it was found whole: its own, then those that lie in DIR/base.
 
-    Raises CheckpointError naming the meta record, or the leaf that cannot be read, differs in form, or has another checksum.
+    shared: what `whole_base` gave, where the base was read already. Raises CheckpointError naming the meta record, or the leaf
+    that cannot be read, differs in form, or has another checksum; BaseError where that leaf is the base's.
     """
-    meta = read_meta(directory, step)
-    for path, stated in sorted(meta["leaves"].items()):
-        place = base.beside(directory) / str(base.STEP) if stated.get("base") else directory / str(step)
-        leaf = read_leaf(place, path, stated)
-        where = f"{place}, leaf {path}"
-        if (list(leaf.shape), str(leaf.dtype)) != (stated["shape"], stated["dtype"]):
-            raise CheckpointError(
-                "a checkpoint is damaged",
-                where=where,
-                why=f"{leaf.dtype}{list(leaf.shape)} on disk, {stated['dtype']}{stated['shape']} in its meta record",
-                do=OTHER_STEP,
-            )
-        if (found := checksum(leaf)) != stated["checksum"]:
-            raise CheckpointError(
-                "a checkpoint is damaged",
-                where=where,
-                why=f"checksum {found:08x}, saved {stated['checksum']:08x}",
-                do=OTHER_STEP,
-            )
-        yield path, leaf.nbytes
+    leaves = sorted(read_meta(directory, step)["leaves"].items())
+    for path, stated in leaves:
+        if not stated.get("base"):
+            yield path, _whole(directory / str(step), path, stated)
+    of_base = [(path, stated) for path, stated in leaves if stated.get("base")]
+    if of_base and shared is None:
+        shared = whole_base(directory)
+    for path, stated in of_base:
+        where = f"{base.beside(directory) / str(base.STEP)}, leaf {path}"
+        if path not in shared:
+            raise BaseError.of(where, f"step {step} leaves it to the base, which does not have it")
+        if shared[path] | {"base": True} != stated:
+            found, saved = shared[path]["checksum"], stated["checksum"]
+            raise BaseError.of(where, f"checksum {found:08x}, saved with step {step} {saved:08x}")
+        yield path, size_of(stated)
+
+
+def whole_base(directory: Path) -> dict[str, dict]:
+    """{path: its entry in the base's meta record} of the leaves in the DIR/base beside `directory`, each read and found whole;
+    {} without a base.
+
+    Raises BaseError naming the meta record or the leaf that is not whole, FormatError for a base of another format.
+    """
+    beside = base.beside(directory)
+    if base.STEP not in steps_in(beside):
+        return {}
+    try:
+        leaves = read_meta(beside, base.STEP)["leaves"]
+        for path, stated in leaves.items():
+            _whole(beside / str(base.STEP), path, stated)
+    except FormatError:
+        raise
+    except CheckpointError as error:
+        raise BaseError.of(error.where, f"{error.what}: {error.why}") from error
+    return leaves
+
+
+def _whole(place: Path, path: str, stated: dict) -> int:
+    """The bytes of a leaf that is what `stated` says; CheckpointError where it is not."""
+    leaf = read_leaf(place, path, stated)
+    why = ""
+    if (list(leaf.shape), str(leaf.dtype)) != (stated["shape"], stated["dtype"]):
+        why = f"{leaf.dtype}{list(leaf.shape)} on disk, {stated['dtype']}{stated['shape']} in its meta record"
+    elif (found := checksum(leaf)) != stated["checksum"]:
+        why = f"checksum {found:08x}, saved {stated['checksum']:08x}"
+    if why:
+        raise CheckpointError("a checkpoint is damaged", where=f"{place}, leaf {path}", why=why, do=OTHER_STEP)
+    return leaf.nbytes
 
 
 def size_of(stated: dict) -> int:

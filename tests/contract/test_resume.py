@@ -6,25 +6,28 @@ import jax
 import numpy as np
 import pytest
 
-from contract.cases import CASES, bits, host, make_batch, prepare, trace
+from contract.cases import BASES, CASES, bits, host, make_batch, prepare, trace
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
 from pretrainx.optim.optimizer import AdamWConfig, MuonConfig
 from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.runs.recipe import InitConfig
 from pretrainx.runs.starting_point import taken
+from pretrainx.training import base, verify
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
-from pretrainx.training.restore import newest_whole, restore_step
+from pretrainx.training.restore import newest_whole, read_meta, restore_step
 
 KINDS = ["queue", "toy clip", "codebook", "lora(toy coca)", "ewc(clip)", "mixture(autoregressive, queue)", "nnx guest"]
 ADAPTED = ["dora(clip)", "adapter(autoregressive)", "prompt(autoregressive)", "prompts(autoregressive)"]
 ADAPTED += ["prefix(masked_lm)", "ia3(span_corruption)", "linear_probe(classification)"]
-KINDS += ADAPTED
+PRESERVED = ["l2_sp(mixture_of_denoisers)", "distill(autoregressive)"]
+KINDS += ADAPTED + PRESERVED
 KINDS += ["moco", "moco, shuffled groups", "simclr, batch norm", "beit", "vq_vae", "dino"]
 KINDS += ["moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm"]
 ONLY_CI = (
     *ADAPTED,
+    *PRESERVED,
     "lora(toy coca)",
     "ewc(clip)",
     "mixture(autoregressive, queue)",
@@ -56,8 +59,11 @@ def placed(tree, run):
     return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), tree, like(run))
 
 
-def save(run, state, directory, event=lambda kind, **facts: None):
+def save(run, state, directory, event=lambda kind, **facts: None, first=None):
+    """Saves a state, without what DIR/base has where `first`, a state that the run began with, is given."""
     checkpoints = Checkpoints(directory, 2, event)
+    if first is not None:
+        checkpoints.keep_base(placed(first, run), run.objective.constants, {})
     assert checkpoints.save(placed(state, run), {"config": {}, "data": {}, "wall": 1.0})
     checkpoints.close()
     return checkpoints
@@ -67,13 +73,21 @@ def restore(run, directory, step=3):
     return restore_step(directory, step, like(run), jax.jit(run.optimizer.init))
 
 
+def of_base(directory, step):
+    """The paths of the leaves that a step leaves to DIR/base."""
+    return {path for path, entry in read_meta(directory, step)["leaves"].items() if entry.get("base")}
+
+
 @each_kind
 def test_resume_is_bit_identical(case, tmp_path):
-    """Saved after step 3 and restored, steps 4 to 6 are those of the unbroken run, in every leaf."""
+    """Saved after step 3 and restored, steps 4 to 6 are those of the unbroken run, in every leaf; what it never changes comes
+    from DIR/base, which was stored before the first."""
     unbroken = trace(case)
-    run = unbroken.run
-    save(run, unbroken.states[3], tmp_path)
-    restored = restore(run, tmp_path)
+    run, directory = unbroken.run, tmp_path / "checkpoints"
+    save(run, unbroken.states[3], directory, first=unbroken.states[0])
+    constant = base.constant_paths(run.state, run.objective.constants)
+    assert of_base(directory, 3) == constant and (tmp_path / "base").exists() == bool(constant)
+    restored = restore(run, directory)
     assert not restored.lines
     state = restored.state
     assert bits(host(state)) == bits(unbroken.states[3])
@@ -171,6 +185,37 @@ def test_another_optimizer_on_a_mesh(tmp_path):
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == run.step.shardings
     state, metrics = run.step(state, run.place(make_batch(run.objective, seed=3)))
     assert np.isfinite(metrics["loss"]) and int(state.step) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("linear_probe(classification)")
+def test_frozen_trained_and_frozen_again(tmp_path):
+    """A probe, the whole network, a probe again: what the second has moved is never taken from the first one's base."""
+    probed, directory, told = trace("linear_probe(classification)"), tmp_path / "checkpoints", []
+    run, event = probed.run, lambda kind, **facts: told.append(facts["text"]) if kind == "warning" else None
+    save(run, probed.states[3], directory, first=probed.states[0])
+    frozen = {f"params/{path}" for path, _ in paths.leaves(run.state.frozen)}
+    assert frozen and of_base(directory, 3) == frozen
+
+    full = prepare(None, objective=BASES["classification of patches"]())
+    state = restore(full, directory).state
+    assert not state.frozen and bits(host(state.params)) == bits(probed.states[3].full_params())
+    state, _ = full.step(state, full.place(make_batch(full.objective, seed=3)))
+    moved = host(state)
+    save(full, moved, directory, event, first=moved)
+    assert not of_base(directory, 4) and not told
+
+    state = restore(run, directory, 4).state
+    assert bits(host(state.full_params())) == bits(moved.full_params())
+    begun = host(state)
+    state, _ = run.step(state, run.place(make_batch(run.objective, seed=4)))
+    save(run, host(state), directory, event, first=begun)
+    still = dict(paths.leaves(probed.states[0].frozen))
+    unmoved = {f"params/{path}" for path, leaf in paths.leaves(begun.frozen) if np.array_equal(leaf, still[path])}
+    assert of_base(directory, 5) == unmoved < frozen and len(told) == 1
+    assert bits(host(restore(run, directory, 5).state)) == bits(host(state))
+    for step in (4, 5):  # the manager keeps two
+        assert {path for path, _ in verify.verify(directory, step)} == set(read_meta(directory, step)["leaves"])
 
 
 @pytest.mark.xdist_group("ewc(clip)")

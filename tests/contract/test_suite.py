@@ -45,7 +45,7 @@ ONLY_CI += ("clip, ring", "clip, batch norm", "siglip", "coca, shared", "coca, p
 
 # Toys and relatives whose other checks are plain; a second mesh costs the most, and CI has it.
 MESH_ONLY_CI = (*ONLY_CI, "denoising", "prefix_lm", "beit", "toy clip", "queue", "mixture(autoregressive, queue)")
-MESH_ONLY_CI += ("autoregressive, llama packed", "lora(autoregressive)", "coca")
+MESH_ONLY_CI += ("autoregressive, llama packed", "lora(autoregressive)", "coca", "sequence_classification")
 
 
 def param(name, *values, only_ci=ONLY_CI):

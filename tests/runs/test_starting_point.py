@@ -1,18 +1,23 @@
 """What a new run takes from another: names, sizes, statistics; what is refused, and with which leaves."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from pretrainx.adapt.lora import Lora, LoraConfig
 from pretrainx.core import paths
-from pretrainx.core.errors import ConfigError
+from pretrainx.core.errors import CheckpointError, ConfigError
+from pretrainx.core.images import Images
+from pretrainx.core.labelled import Labelled
+from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.objectives.objective import Objective
-from pretrainx.runs.recipe import InitConfig, Rename
-from pretrainx.runs.starting_point import taken, words_of
+from pretrainx.runs.recipe import InitConfig, Rename, parse
+from pretrainx.runs.starting_point import alike, same_task, taken, words_of
 from pretrainx.training.checkpoint import Checkpoints
-from pretrainx.training.restore import MisfitError, read_meta
+from pretrainx.training.restore import MisfitError, newest_whole, read_meta
 from pretrainx.training.state import TrainState
 
 PLACE = jax.sharding.NamedSharding(jax.make_mesh((1,), ("data",)), jax.sharding.PartitionSpec())
@@ -24,6 +29,9 @@ AXES = {
     "head/kernel": ("embed", "classes"),
     "token/table": ("vocab", "embed"),
 }
+
+
+TRAIN, VIT = {"steps": 200, "batch_size": 8}, {"name": "vit", "patch": 7}
 
 
 def numbers(*shape, seed=0):
@@ -95,6 +103,47 @@ def test_names_are_changed_as_the_configuration_says(tmp_path):
     with pytest.raises(MisfitError, match="no parameter of this model") as caught:
         start(directory, {"backbone/out/kernel": (4, 8)})
     assert "tower" in caught.value.why
+
+
+def test_patterns_that_match_nothing_or_too_much_are_refused(tmp_path):
+    directory = saved(tmp_path, {"a/out/kernel": numbers(4, 8), "b/out/kernel": numbers(4, 8)})
+    with pytest.raises(ConfigError, match="matches no parameter") as caught:
+        start(directory, {"backbone/out/kernel": (4, 8)}, InitConfig(skip=("backbone",)))
+    assert caught.value.where == "config.init.skip"
+    with pytest.raises(ConfigError, match="given one name") as caught:
+        start(directory, {"backbone/out/kernel": (4, 8)}, InitConfig(rename=(Rename("[ab]/(.*)", r"backbone/\1"),)))
+    assert "params/a/out/kernel and params/b/out/kernel" in caught.value.why
+    for broken in (dict(skip=("(",)), dict(rename=(Rename("(", "x"),))):
+        with pytest.raises(ConfigError, match="not a regular expression"):
+            InitConfig(**broken)
+
+
+def test_a_step_of_the_other_run(tmp_path):
+    directory = saved(tmp_path, {"backbone/out/kernel": numbers(4, 8)})
+    assert newest_whole(directory, lambda step, meta: step, 7) == 7 == newest_whole(directory, lambda step, meta: step)
+    with pytest.raises(CheckpointError, match="no such checkpoint") as caught:
+        newest_whole(directory, lambda step, meta: step, 6)
+    assert caught.value.where == "config.init.step=6"
+
+
+@pytest.mark.parametrize("change", [dict(alpha=8.0), dict(targets=".*query"), dict(dora=True), dict(rank=2)])
+def test_other_low_rank_updates_are_no_updates_of_this_run(change):
+    config = LoraConfig(dropout=0.1)
+    assert alike(config, LoraConfig()) and not alike(config, dataclasses.replace(config, **change))
+
+
+def test_a_head_is_kept_for_the_same_task_alone():
+    recipe = parse({"objective": {"name": "classification"}, "data": {"name": "images"}, "train": TRAIN, "model": VIT})
+    images, config = Images(28, 1, ("a", "b"), (0.5,), (0.5,)), {"objective": {"name": "classification"}}
+    meta = lambda classes, config=config: {"config": config, "data": {"images": {"classes": classes}}}
+    assert same_task(meta(["a", "b"]), recipe, images)
+    assert not same_task(meta(["a", "c"]), recipe, images) and not same_task(meta([]), recipe, images)
+    assert not same_task(meta(["a", "b"], {"objective": {"name": "mae"}}), recipe, images)
+    numbers = parse({"objective": {"name": "sequence_regression"}, "data": {"name": "labelled"}, "train": TRAIN})
+    about = Labelled(Vocabulary(9), "number")
+    told = lambda target: {"objective": {"name": "sequence_regression"}} | {"target": target}
+    meta = lambda target: {"config": told(target), "data": {"labelled": {"target": target, "classes": []}}}
+    assert same_task(meta("number"), numbers, about) and not same_task(meta("class"), numbers, about)
 
 
 def test_running_statistics_come_along_and_queues_do_not(tmp_path):

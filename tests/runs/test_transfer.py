@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pretrainx.cli.main import main
+from pretrainx.core.errors import ConfigError
 from pretrainx.core.json_lines import read
 from pretrainx.data.shapes import CLASSES
 from pretrainx.report.page import write
@@ -64,9 +65,35 @@ def test_a_curve_over_labels(source, capsys):
 
 
 @pytest.mark.slow
+def test_a_source_that_was_trained_on_is_measured_anew(source):
+    """Points are of a checkpoint: those of an older one are no points of the newer."""
+    values = json.loads((source / "source" / "config.json").read_text())
+    task = json.loads((source / "task.json").read_text())
+    few = {"transfer": {"labels": (2,), "seeds": 2, "scratch": False}}
+    for steps in (61, 62):
+        values["train"]["steps"] = steps
+        assert train(values, source / "source", say=lambda line: None) == 0
+        evaluate(source / "source", names=("transfer",), task=task, evals=few, say=lambda line: None)
+        points = {path.parent.name for path in (source / "source" / "transfer").glob("*/pretrained-2-0")}
+        newest = max(points, key=lambda name: (source / "source" / "transfer" / name).stat().st_mtime)
+        config = json.loads((source / "source" / "transfer" / newest / "pretrained-2-0" / "config.json").read_text())
+        assert config["init"]["step"] == steps
+    assert len(points) >= 2
+
+
+@pytest.mark.slow
 def test_what_cannot_be_asked(source):
-    with pytest.raises(Exception, match="--task=CONFIG"):
+    with pytest.raises(ConfigError, match="does not apply"):
         evaluate(source / "source", names=("transfer",), say=lambda line: None)
     text = {"train": {"steps": 200, "batch_size": 8}}
-    with pytest.raises(Exception, match="cannot be cut to few labels"):
-        evaluate(source / "source", names=("transfer",), task=text, say=lambda line: None)
+    asked = lambda task, **transfer: evaluate(
+        source / "source", names=("transfer",), task=task, evals={"transfer": transfer}, say=lambda line: None
+    )
+    with pytest.raises(ConfigError, match="cannot be cut to few labels"):
+        asked(text)
+    task = json.loads((source / "task.json").read_text())
+    with pytest.raises(ConfigError, match="fewer labelled examples") as caught:
+        asked(task, labels=(2, 1000))
+    assert "1000 of each class are 8000" in caught.value.why
+    with pytest.raises(ConfigError, match="a metric that grows"):
+        asked(task, labels=(2,), metric="loss")

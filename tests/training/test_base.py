@@ -102,3 +102,33 @@ def test_a_damaged_base_is_named_and_no_step_is_blamed(saved, damage):
     assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
     with pytest.raises(CheckpointError):
         list(verify.verify(directory, 2))
+
+
+def test_a_base_that_no_step_uses_is_made_anew(tmp_path):
+    """Of a start that was abandoned before its first step, from another run, say."""
+    run, told = Small(Line()), []
+    directory = tmp_path / "checkpoints"
+    Checkpoints(directory, 5).keep_base(run.state, (), {})
+    other = run.state.replace(frozen={"still": run.state.frozen["still"] + 1})
+    checkpoints = Checkpoints(directory, 5, lambda kind, **facts: told.append((kind, facts)))
+    checkpoints.keep_base(other, (), {})
+    assert checkpoints.save(other, {}) and not [facts for kind, facts in told if kind == "warning"]
+    checkpoints.close()
+    assert read_meta(directory, 0)["leaves"]["params/still"].get("base")
+
+
+def test_leaves_that_every_step_stores_are_told(saved):
+    run, _, directory = saved
+    told = []
+    checkpoints = Checkpoints(directory, 5, lambda kind, **facts: told.append((kind, facts)))
+    checkpoints.keep_base(run.state.replace(frozen={"still": run.state.frozen["still"] + 1}), ("rows",), {})
+    ((kind, facts),) = told
+    assert kind == "warning" and "1 of 2 frozen leaves" in facts["text"]
+
+
+def test_a_frozen_leaf_that_is_not_finite_is_refused(tmp_path):
+    run = Small(Line())
+    broken = run.state.replace(frozen={"still": run.state.frozen["still"] * np.nan})
+    with pytest.raises(CheckpointError, match="frozen parameters cannot be stored") as caught:
+        Checkpoints(tmp_path / "checkpoints", 5).keep_base(broken, (), {})
+    assert "not finite" in caught.value.why
