@@ -208,7 +208,7 @@ def likelihood(objective: Objective, rules: Rules, params: Any, extras: Any, lon
         raise ConfigError(
             "the model cannot weigh choices",
             where="--evals=choices",
-            why=f"{type(objective).__name__} predicts no tokens of a text",
+            why=f"{type(innermost(objective)).__name__} predicts no tokens of a text",
             do="leave 'choices' out",
         )
     task, extra = fitting[0]

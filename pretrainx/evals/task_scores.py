@@ -26,6 +26,7 @@ def judge(objective: Objective, rules: Rules, params, extras, batch: Batch, key:
         keys = objective.row_keys(key, batch)
         observation = objective.observe_rows(keys, batch, step)
         outcome = objective.encode(params, extras, observation, keys, step, train=False)
+        # `encode` keeps sums, and the interval needs each example. This is the same forward pass: the compiler makes it once.
         logits = objective.outputs(params, extras, observation.inputs, ("logits",))["logits"]
         judged = innermost(objective).judged(logits, observation)
         weights = {name: weight.sum() for name, weight in observation.weights.items()}

@@ -106,8 +106,9 @@ def verified(workdir: str | Path, step: int | None = None, say: Say = print) -> 
             for _, of_leaf in verify(directory, number, shared):
                 count, size = count + 1, size + of_leaf
         except BaseError as error:
+            why = "" if trouble else f": {error.where}: {error.why}"
             trouble = trouble or error
-            say(f"step {number}: its own leaves are whole, those of the base are not: {error.where}: {error.why}")
+            say(f"step {number}: its own leaves are whole, those of the base are not{why}")
             continue
         except FormatError as error:
             foreign.append(error)

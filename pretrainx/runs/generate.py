@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrainx.adapt.mixture import Mixture
-from pretrainx.adapt.wrapper import Wrapper
+from pretrainx.adapt.wrapper import Wrapper, innermost
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.pairs import Pairs
 from pretrainx.data.tokenizer import Tokenizer
@@ -47,7 +47,8 @@ def generate(
         raise ConfigError(
             "the run's model does not write text",
             where=f"{workdir}: config.objective",
-            why=f"{type(run.objective).__name__} recovers hidden tokens from both sides; it cannot go on with a text",
+            why=f"{type(innermost(run.objective)).__name__} recovers hidden tokens from both sides; "
+            "it cannot go on with a text",
             do=f"pretrainx eval --workdir={workdir} --evals=fill_in shows what it fills in",
         )
     end = run.tokenizer.vocabulary.special("eos")

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import paths, random
 from pretrainx.core.errors import CheckpointError, ConfigError, DataError
 from pretrainx.core.images import Images
@@ -132,7 +133,7 @@ class Run:
             raise ConfigError(
                 "a batch lacks what the objective reads",
                 where=", ".join(f"batch[{name!r}]" for name in missing),
-                why=f"it has {', '.join(sorted(batch)) or 'nothing'}; {type(self.objective).__name__} reads "
+                why=f"it has {', '.join(sorted(batch)) or 'nothing'}; {type(innermost(self.objective)).__name__} reads "
                 + ", ".join(sorted({*fields, "valid"})),
                 do="give every field; run.outputs takes partial inputs",
             )

@@ -36,8 +36,10 @@ from pretrainx.runs.evaluations import evaluation_of
 from pretrainx.runs.load import Run, load, prepared_directory, rebuild
 from pretrainx.runs.parts import lay_out
 from pretrainx.runs.preserved import training_batches, write_fisher
+from pretrainx.runs.starting_point import same_task
 from pretrainx.runs.unwrapped import unwrapped
 from pretrainx.training import state as states
+from pretrainx.training.restore import read_meta
 
 if TYPE_CHECKING:
     from pretrainx.runs.evals import Evaluations
@@ -121,7 +123,9 @@ def forgetting(found: Evaluations) -> dict[str, float]:
     recipe, parts = rebuild(source.config, source.about)
     wrapped = run.config.adapt.wrap(plain.objective)
     size = recipe.evals.batch_size or recipe.train.batch_size
-    after = overlaid(wrapped, size, run.objective.heads, run.params, plain.params)
+    # A head that the new run went on with is a part of what it became; one of another task has nothing to say here.
+    kept = same_task(read_meta(source.workdir / "checkpoints", source.step), run.config, run.about)
+    after = overlaid(wrapped, size, () if kept else run.objective.heads, run.params, plain.params)
     held_out = {
         name: dataclasses.replace(each, objective=plain.objective)
         for name, each in evaluation_of(recipe, parts, data, source.workdir).held_out.items()

@@ -80,6 +80,8 @@ def test_of_a_quadratic_the_minimum_is_known(strength):
         np.testing.assert_allclose(lowest, old, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_around_lora_effective_weights_are_held():
     """Held are the kernels that updates move, at what base and update amount to together: the penalty is of W + A B."""
     config = LoraConfig(rank=2, alpha=6.0)
@@ -103,3 +105,27 @@ def test_around_lora_effective_weights_are_held():
     valid = batch["valid"]
     assert float(total) == pytest.approx(float(expected) * valid.sum(), rel=1e-9)
     np.testing.assert_allclose(per_row, expected * valid, rtol=1e-9)
+
+
+def test_small_updates_of_a_base_in_bfloat16_are_held():
+    """W + A B is of more digits than W: rounded as W is, updates of 1e-4 would be steps or nothing."""
+    objective = Ewc(LoraConfig(rank=2, alpha=2.0).wrap(text(Autoregressive)))
+    batch, rng = make_batch(objective, 2), np.random.default_rng(0)
+    short = lambda path, leaf: leaf.replace_boxed(leaf.value.astype("bfloat16")) if path.endswith("kernel") else leaf
+    earlier = lambda path, leaf: leaf.replace_boxed(leaf.value + 1e-4) if path.endswith("lora_b") else leaf
+    make = lambda: objective.start(
+        jax.random.key(0),
+        paths.map_leaves(earlier, paths.map_leaves(short, objective.init(jax.random.key(1), batch))),
+        batch,
+    )
+    params, extras = map(axes.unbox, jax.jit(make)())
+    apart = {path: leaf for path, leaf in paths.leaves(params) if "lora_" in path}
+    noise = {path: 1e-4 * rng.standard_normal(leaf.shape) for path, leaf in apart.items() if path.endswith("lora_b")}
+    params = paths.map_leaves(lambda path, leaf: leaf + noise.get(path, 0), params)
+    observation = objective.observe_rows(objective.row_keys(jax.random.key(0), batch), batch, 0)
+    total, _ = jax.jit(objective.judge)(params, extras, observation)
+    expected = sum(
+        np.square(jnp.einsum("ldr,lrhk->ldhk", apart[path.replace("lora_b", "lora_a")], moved)).sum() / 2
+        for path, moved in noise.items()
+    )
+    assert float(total) / batch["valid"].sum() == pytest.approx(float(expected), rel=1e-2)

@@ -98,6 +98,8 @@ def test_adapters_by_hand(layout, config):
     close(logits(objective, params)[real], np.asarray(wanted)[real])
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 @pytest.mark.parametrize("method", [AdapterConfig(width=4), Ia3Config()], ids=["adapter", "ia3"])
 def test_identity_at_first(method):
     inner = built(GPT2)
@@ -147,6 +149,8 @@ def test_a_prefix_is_a_cache_that_is_not_empty(config):
     assert trained(objective)[0] == 2 * 2 * 3 * config.shared_heads * 4
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_a_prefix_of_an_encoder_is_seen_from_everywhere_and_padding_is_not():
     objective = PrefixConfig(length=3, std=0.5).wrap(built(BERT))
     params = initial(objective)

@@ -47,7 +47,7 @@ def test_count_and_place():
 
 
 @pytest.mark.parametrize("config", [GPT2, *(pytest.param(c, marks=pytest.mark.slow) for c in (LLAMA, BERT))])
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize("dora", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lora", "dora"])
 def test_identity_then_merged(config, dora):
     """At first the base exactly; with updates the same as the merged kernels in the base; unmerged again as before."""
     inner = built(config)
@@ -127,6 +127,8 @@ def test_magnitudes_are_those_of_what_was_restored():
     assert (kept["lora_magnitude"] == 7.0).all()
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_dropout_is_of_the_update_and_of_the_row():
     """In training only; a row's draws do not depend on the rows beside it."""
     objective = LoraConfig(rank=3, targets=".*", dropout=0.5).wrap(built(GPT2))

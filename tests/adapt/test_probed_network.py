@@ -23,16 +23,26 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", ["resnet", pytest.param("vit", marks=pytest.mark.slow)])
-def test_the_network_stands_still(name):
-    """Neither dropout nor statistics of the batch: training's losses are evaluation's, and no statistics move."""
+def classifier(name):
     augment = AugmentConfig("probe")
-    inner = ClassificationConfig(augment).build(NETWORKS[name], IMAGES, Precision("float64", "float64"))
-    probe = LinearProbeConfig().wrap(inner)
-    count, found = trained(probe)
+    return ClassificationConfig(augment).build(NETWORKS[name], IMAGES, Precision("float64", "float64"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_head_alone_is_trained(name):
+    inner = classifier(name)
+    count, found = trained(LinearProbeConfig().wrap(inner))
     width = 8 if name == "vit" else inner.model.backbone.feature_width
     assert count == (width + 1) * 3 and found == {"classes/kernel", "classes/bias"}
 
+
+@pytest.mark.slow
+@pytest.mark.rotated
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_network_stands_still(name):
+    """Neither dropout nor statistics of the batch: training's losses are evaluation's, and no statistics move."""
+    inner = classifier(name)
+    probe = LinearProbeConfig().wrap(inner)
     batch = states.example_batch(probe, 6)
     rng = np.random.default_rng(0)
     batch |= {"image": rng.integers(0, 256, batch["image"].shape).astype(np.uint8), "valid": np.ones(6, bool)}

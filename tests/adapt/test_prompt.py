@@ -69,6 +69,8 @@ def test_a_decoder_with_embeddings_made_before(config):
     assert found.shape[1] == LENGTH and np.abs(found - logits(inner, base_of(params, inner))).max() > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_an_encoder_with_embeddings_made_before():
     """The prompt is real where padding is not, has type 0, and goes through the norm of embeddings."""
     inner = built(BERT)
@@ -152,6 +154,8 @@ def test_rows_start_as_those_of_the_restored_vocabulary():
     assert trained(objective) == (5 * WIDTH, {"prompt"})
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_several_tasks_in_a_batch():
     """Each row has the prompt of its task, in losses and in outputs, read from a field of the batch."""
     inner = built(GPT2)

@@ -220,15 +220,15 @@ def test_frozen_trained_and_frozen_again(tmp_path):
 
 @pytest.mark.xdist_group("ewc(clip)")
 def test_anchor_is_taken_after_init_from(tmp_path):
-    """A run started from another: its parameters are taken over, and EWC's anchor is those, not the initial ones."""
+    """A run started from another: its averaged parameters are taken over, and EWC's anchor is those, not the initial ones."""
     source = trace("toy clip")
     save(source.run, source.states[3], tmp_path)
     run = prepare("ewc(clip)", noise=False)
     start = started(run, tmp_path)
     assert start.step == 3 and not start.lines
     state = states.create(run.objective, run.optimizer, run.options, run.found, 16, start.params)
-    assert bits(host(state.full_params())) == bits(source.states[3].params)
-    assert bits(host(state.extras["anchor"])) == bits(source.states[3].params)
+    assert bits(host(state.full_params())) == bits(source.states[3].ema) != bits(source.states[3].params)
+    assert bits(host(state.extras["anchor"])) == bits(source.states[3].ema)
     assert bits(host(state.extras["anchor"])) != bits(host(run.state.extras["anchor"]))
 
 

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from contract.cases import CASES, make_batch
+from pretrainx.core import axes, paths
 from pretrainx.core.errors import CheckpointError, ConfigError
 from pretrainx.evals.fisher import FisherConfig, fisher
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
@@ -73,6 +75,33 @@ def test_labels_are_drawn_from_the_model(level):
     assert abs(found["kernel"].sum() / expected.sum() - 1) < 0.03
     again, _ = fisher(objective, rules(), config, {"kernel": kernel}, {}, [batch], 1)
     assert not np.array_equal(found["kernel"], again["kernel"])  # other draws
+
+
+@pytest.mark.slow
+@pytest.mark.rotated
+@pytest.mark.parametrize("labels", ["true", "empirical"])
+def test_of_numbers_it_is_the_curvature_of_the_squared_error(labels):
+    """2 (df / d theta)^2 of the model's own labels: of the head's bias 2. Of the data's 4 (f - y)^2 (df / d theta)^2."""
+    objective = CASES["sequence_regression"]()
+    batch = make_batch(objective, 4)
+    params = jax.jit(lambda key: axes.unbox(objective.init(key, batch)))(jax.random.key(0))
+    found, _ = fisher(objective, rules(), FisherConfig(labels=labels), params, {}, [batch], 0)
+    found, valid = dict(paths.leaves(found)), np.asarray(batch["valid"])
+    logits = objective.outputs(params, {}, {"tokens": batch["tokens"]}, ("logits", "features"))
+    off = logits["logits"][:, 0] - (batch["label"] - objective.mean) / objective.std
+    weight = 2 * np.ones(4) if labels == "true" else 4 * off**2
+    (bias,) = (path for path in found if path.startswith("task/") and path.endswith("bias"))
+    np.testing.assert_allclose(found[bias], weight[valid].mean(keepdims=True), rtol=1e-6)
+    kernel = (weight[:, None] * np.square(logits["features"]))[valid].mean(0)
+    np.testing.assert_allclose(found[bias.replace("bias", "kernel")][:, 0], kernel, rtol=1e-6)
+
+
+def test_a_single_class_is_refused():
+    """Whatever the parameters are, it has probability 1: the Fisher information would be 0."""
+    batch, params = choices(8), {"kernel": np.ones((WIDTH, 1))}
+    with pytest.raises(ConfigError, match="how likely") as refused:
+        fisher(Choice(classes=1), rules(), FisherConfig(), params, {}, [batch], 0)
+    assert "targets are classes" in refused.value.why
 
 
 def test_what_has_no_likelihood_is_refused():

@@ -8,7 +8,7 @@ import pytest
 
 from pretrainx.core.axes import boxed
 from pretrainx.core.errors import ConfigError
-from pretrainx.evals.forgetting import forgetting, overlaid
+from pretrainx.evals.forgetting import forgetting, overlaid, with_statistics
 from toys.line import Line
 
 
@@ -47,12 +47,22 @@ class HeldOut:
     objective: object
 
     def __call__(self, params, extras, step):
-        assert (extras, step) == ("extras", 7)
-        return {"loss": {"source": 1.0, "adapted": 10.0}[self.objective] * params}
+        assert step == 7
+        return {"loss": {"source": 1.0, "adapted": 10.0}[self.objective] * params * extras}
 
 
 def test_the_difference_is_after_minus_before():
     held_out = {"held_out": HeldOut("source"), "held_out/part": HeldOut("source")}
-    found = forgetting(held_out, "adapted", (2.0, 7), 0.5, "extras")
-    assert found["before/loss"] == 2.0 and found["after/loss"] == 5.0 and found["difference"] == 3.0
-    assert found["part/difference"] == 3.0 and len(found) == 6
+    found = forgetting(held_out, "adapted", (2.0, 1.0), (0.5, 3.0), 7)
+    assert found["before/loss"] == 2.0 and found["after/loss"] == 15.0 and found["difference"] == 13.0
+    assert found["part/difference"] == 13.0 and len(found) == 6
+
+
+def test_running_statistics_are_those_of_each_run():
+    """Of the adapted run where it has them, wherever it keeps them; what else the source keeps stays."""
+    old = {"batch_stats": {"norm": {"mean": np.zeros(3)}, "head": {"mean": np.zeros(3)}}, "queue": np.zeros(3)}
+    stats = {"norm": {"mean": np.ones(3)}, "head": {"mean": np.ones(2)}}
+    found = with_statistics({"online": {"batch_stats": stats}, "queue": np.ones(3)}, old)
+    assert found["batch_stats"]["norm"]["mean"].tolist() == [1, 1, 1]
+    assert not np.any(found["batch_stats"]["head"]["mean"]) and not np.any(found["queue"])
+    assert jax.tree.structure(found) == jax.tree.structure(old) == jax.tree.structure(with_statistics({}, old))

@@ -1,9 +1,12 @@
-"""The intervals of metrics."""
+"""The intervals of metrics, and what they cost."""
 
+import jax
 import numpy as np
 import pytest
 
-from pretrainx.evals.task_scores import ratio
+from contract.cases import make_batch, prepare
+from pretrainx.evals.held_out import score
+from pretrainx.evals.task_scores import judge, ratio
 
 
 def test_the_half_width_of_an_accuracy():
@@ -36,3 +39,15 @@ def test_the_interval_covers():
         value, half_width = ratio(rng.binomial(weights, 0.7).astype(float), weights.astype(float))
         covered += abs(value - 0.7) <= half_width
     assert 0.92 < covered / 400 < 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["token_classification", "text_to_text"])
+def test_the_model_runs_once(case):
+    """Judging each example costs no more than the loss alone."""
+    with jax.enable_x64(True):
+        run = prepare(case, noise=False)
+        given = run.objective, run.options.rules, run.state.full_params(), run.state.extras
+        given = *given, run.place(make_batch(run.objective)), jax.random.key(0), np.int32(0)
+        judged, scored = (f.lower(*given).compile().cost_analysis()["flops"] for f in (judge, score))
+    assert judged < 1.05 * scored

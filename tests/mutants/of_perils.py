@@ -6,6 +6,7 @@ EWC, DISTILL, PRESERVING = (f"pretrainx/adapt/{name}.py" for name in ("ewc", "di
 FISHER, MEMBERSHIP, PRUNING = (f"pretrainx/evals/{name}.py" for name in ("fisher", "membership", "pruning"))
 TEST_EWC, TEST_FISHER = "tests/adapt/test_ewc.py::test_", "tests/evals/test_fisher.py::test_"
 TEST_MEMBERSHIP = "tests/evals/test_membership.py::test_"
+FORGETTING, PERILS_OF_RUNS = "pretrainx/evals/forgetting.py", "pretrainx/runs/perils.py"
 
 PERILS = [
     Mutant(
@@ -103,5 +104,53 @@ PERILS = [
         "if roles[path] in PRUNED}",
         "if roles[path]}",
         "tests/evals/test_pruning.py::test_the_smallest_of_all_matrices_together_go",
+    ),
+    Mutant(
+        "prompted teacher",
+        "the teacher answers behind the rows of a prompt that has learned nothing",
+        DISTILL,
+        "answer(innermost(self.inner), teacher)",
+        "answer(self.inner, params | teacher)",
+        "tests/adapt/test_distill.py::test_the_teacher_does_not_read_the_prompt",
+    ),
+    Mutant(
+        "rounded update",
+        "base and update together are rounded to bfloat16 before the penalty",
+        EWC,
+        "effective(self.inner, jax.tree.map(wide, params))",
+        "effective(self.inner, params)",
+        TEST_EWC + "small_updates_of_a_base_in_bfloat16_are_held",
+    ),
+    Mutant(
+        "one class",
+        "a softmax of one number passes for what is said of it",
+        PRESERVING,
+        "if of_numbers(observation.targets) != (logits.shape[-1] == 1):",
+        "if False:",
+        TEST_FISHER + "a_single_class_is_refused",
+    ),
+    Mutant(
+        "statistics of before",
+        "the adapted model is normalised as the source run was",
+        FORGETTING,
+        "leaf: there[end(path)] if fits(path, leaf) else leaf",
+        "leaf: leaf",
+        "tests/evals/test_forgetting.py::test_running_statistics_are_those_of_each_run",
+    ),
+    Mutant(
+        "unread members",
+        "rows that no step has read pass for members",
+        PERILS_OF_RUNS,
+        "read = rows_read(training, steps, config.rows)",
+        "read = np.arange(len(training.source))",
+        "tests/runs/test_perils.py::test_members_are_rows_that_the_run_has_read[4]",
+    ),
+    Mutant(
+        "other words",
+        "a reference of another tokenizer is asked about the same ids",
+        PERILS_OF_RUNS,
+        "run.tokenizer and run.tokenizer.digest",
+        "run.tokenizer and None",
+        "tests/runs/test_perils.py::test_a_run_that_reads_other_rows_is_no_reference_and_no_shadow",
     ),
 ]

@@ -6,6 +6,7 @@ RESUME, REPLAY, LOAD, DISK = (f"pretrainx/runs/{name}.py" for name in ("resume",
 SINK, WATCHDOG, VERIFY, LOOP = (f"pretrainx/training/{name}.py" for name in ("sink", "watchdog", "verify", "loop"))
 WRITERS = "pretrainx/training/writers.py"
 OF_PICTURES = "tests/runs/test_runs_of_pictures.py::"
+WITH_BASE = "tests/runs/test_checkpoints_with_base.py::"
 
 RUNS = [
     Mutant(
@@ -143,5 +144,21 @@ RUNS = [
         'return kept(workdir / "checkpoints") or strict.as_dict(',
         "return strict.as_dict(",
         OF_PICTURES + "test_codes_of_another_run",
+    ),
+    Mutant(
+        "any base",
+        "a whole base passes for that of the steps beside it",
+        VERIFY,
+        'if shared[path] | {"base": True} != stated:',
+        "if not stated:",
+        WITH_BASE + "test_the_base_of_another_run",
+    ),
+    Mutant(
+        "base per step",
+        "the base is read anew for each step that is verified",
+        VERIFY,
+        "if of_base and shared is None:",
+        "if of_base:",
+        WITH_BASE + "test_the_base_is_read_once",
     ),
 ]

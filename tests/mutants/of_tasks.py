@@ -131,8 +131,8 @@ TASKS = [
         "few in all",
         "so many labels in all, not of each class",
         PREPARED,
-        'if self.meta["labelled"]["target"] != "class":',
-        'if self.meta["labelled"]["target"] != "none":',
+        "columns.labels if by_class else",
+        "columns.labels if not by_class else",
         TEST_DATA + "few_labels_are_of_each_class_and_nested",
     ),
     Mutant(

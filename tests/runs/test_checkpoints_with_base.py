@@ -96,7 +96,7 @@ def test_the_base_of_another_run(workdir, state, tmp_path_factory):
     (workdir / "base").rename(workdir / "elsewhere")
     (other / "base").rename(workdir / "base")
     error, said = refused(BaseError, workdir)
-    assert "saved with step 1" in error.why and said[0].startswith("base: whole")
+    assert "saved with step 1" in error.why and error.why in said[1] and said[0].startswith("base: whole")
 
 
 def test_a_damaged_step_is_blamed_for_itself(workdir):

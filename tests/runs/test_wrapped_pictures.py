@@ -56,6 +56,7 @@ def test_views_inside_a_wrapper():
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_two_views_in_a_run(tmp_path):
     pytest.importorskip("sklearn", reason="the digits are scikit-learn's: pip install 'pretrainx[test]'")
     assert train(values("simclr", VIT, DIGITS, adapt=LORA), tmp_path / "run", say=lambda line: None) == 0
