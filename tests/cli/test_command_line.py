@@ -56,6 +56,7 @@ def test_the_commands_and_their_flags_are_frozen():
         "--step=N",
         "--evals=NAME,...",
         "--choices=FILE.jsonl",
+        "--task=FILE[:ARG]",
         "--demonstrations=K",
         "--demonstrations_from=FILE.jsonl",
     ]

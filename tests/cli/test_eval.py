@@ -60,7 +60,7 @@ def test_what_applies_is_evaluated(home, capsys):
 
 
 def test_samples_of_a_text_that_is_shorter_than_a_row(home):
-    found = Evaluations(load(home / "run"), "", 0, "", print)
+    found = Evaluations(load(home / "run"), "", 0, "", {}, print)
     tokens = np.arange(3, 33)
     text = SimpleNamespace(sequences=lambda: [tokens[:1], tokens])
     model = ngram.fit(tokens, found.run.tokenizer.vocabulary.size)
