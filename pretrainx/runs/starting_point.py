@@ -24,7 +24,7 @@ from pretrainx.objectives.objective import Objective
 from pretrainx.runs.data import About
 from pretrainx.runs.load import read_tokenizer
 from pretrainx.runs.parts import Parts
-from pretrainx.runs.recipe import InitConfig, Recipe, read_recipe
+from pretrainx.runs.recipe import InitConfig, Recipe, parse, read_recipe
 from pretrainx.runs.resized import Resizing, resizing
 from pretrainx.training import state as states
 from pretrainx.training.restore import MisfitError, newest_whole, read_leaves
@@ -65,13 +65,13 @@ def read_start(recipe: Recipe, parts: Parts, about: About, tokenizer: Any = None
 
     Raises MisfitError naming the leaves that differ where the other run is of another model.
     """
-    source, there, here = Path(recipe.init_from), read_recipe(Path(recipe.init_from)).adapt, recipe.adapt
+    source, here = Path(recipe.init_from), recipe.adapt
     like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
     axes, directory = dict(parts.found.params_axes), source / "checkpoints"
-    same = isinstance(here, LoraConfig) and isinstance(there, LoraConfig) and alike(there, here)
 
     def read(step: int, meta: dict) -> Start:
-        kept = same_task(meta, recipe, about)
+        there, kept = parse(meta["config"]).adapt, same_task(meta, recipe, about)
+        same = isinstance(here, LoraConfig) and isinstance(there, LoraConfig) and alike(there, here)
         given = {
             "heads": () if kept else parts.objective.heads,
             "words": words_of(source, meta, tokenizer),

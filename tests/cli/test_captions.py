@@ -19,7 +19,7 @@ FEW += [
     ("evals.representations.knn_k", "0"),
 ]
 
-pytestmark = pytest.mark.xdist_group("captions")
+pytestmark = [pytest.mark.xdist_group("captions"), pytest.mark.slow, pytest.mark.rotated]
 
 
 @pytest.fixture(scope="module")

@@ -38,14 +38,14 @@ ONLY_CI += ("span_corruption, decoder", "mixture_of_denoisers, decoder")
 # Of pictures, the relatives of SimCLR with batch norm, MoCo, MAE and BEiT.
 RELATIVES = ("moco, shuffled groups", "moco_v3", "byol", "simsiam", "dino", "dvae", "vq_vae", "classification")
 RELATIVES += ("moco, batch norm", "moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm")
-ONLY_CI += ("simclr", *RELATIVES)
+ONLY_CI += ("simclr", "simclr, batch norm", *RELATIVES)
 ONLY_CI += tasks.ONLY_CI
-ONLY_CI += ("clip, ring", "clip, batch norm", "siglip", "coca, shared", "coca, parallel")
+ONLY_CI += ("clip, ring", "clip, batch norm", "siglip", "coca", "coca, shared", "coca, parallel")
 
 
 # Toys and relatives whose other checks are plain; a second mesh costs the most, and CI has it.
 MESH_ONLY_CI = (*ONLY_CI, "denoising", "prefix_lm", "beit", "toy clip", "queue", "mixture(autoregressive, queue)")
-MESH_ONLY_CI += ("autoregressive, llama packed", "lora(autoregressive)", "coca", "sequence_classification")
+MESH_ONLY_CI += ("autoregressive, llama packed", "lora(autoregressive)", "sequence_classification")
 
 
 def param(name, *values, only_ci=ONLY_CI):
