@@ -42,6 +42,7 @@ def test_the_interval_covers():
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 @pytest.mark.parametrize("case", ["token_classification", "text_to_text"])
 def test_the_model_runs_once(case):
     """Judging each example costs no more than the loss alone."""

@@ -13,7 +13,7 @@ from pretrainx.runs.train import train
 from pretrainx.runs.unwrapped import unwrapped
 
 CONFIG = Path(__file__).parents[2] / "configs" / "adapt" / "rotten_tomatoes.py"
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adapted interop")]
+pytestmark = [pytest.mark.slow, pytest.mark.rotated, pytest.mark.xdist_group("adapted interop")]
 
 
 def trained(workdir, **adapt):

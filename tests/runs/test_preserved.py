@@ -55,6 +55,7 @@ STRONG = {"name": "ewc", "strength": 1e6, "normalise": "max"}
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 @pytest.mark.parametrize("adapt", ["full", "lora"])
 def test_ewc_holds_what_the_fisher_information_says(adapt, make_values, source, tmp_path):
     """Anchor and importance come from the source run, and lie in the extras; the stronger they hold, the less is forgotten."""
@@ -90,6 +91,7 @@ def test_ewc_holds_what_the_fisher_information_says(adapt, make_values, source, 
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 @pytest.mark.parametrize(("name", "strength"), [("l2_sp", 30.0), ("distill", 1e3)])
 def test_a_strong_hold_keeps_the_old_task(name, strength, make_values, source, tmp_path):
     """The same new task with and without: held, the loss of the old one is nearer to where it started."""
@@ -103,6 +105,7 @@ def test_a_strong_hold_keeps_the_old_task(name, strength, make_values, source, t
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_a_source_that_was_adapted_itself_is_the_model_that_it_is(make_values, source, tmp_path):
     """Its updates count once, what preserves it not at all: in Fisher information, in pruning, and in what is forgotten."""
     lora = {"name": "lora", "alpha": 64.0, "targets": ".*(query|key|value|out|up|down)"}
@@ -124,6 +127,7 @@ def test_a_source_that_was_adapted_itself_is_the_model_that_it_is(make_values, s
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_fisher_information_of_another_step_is_refused(make_values, source, tmp_path):
     workdir = tmp_path / "other"
     shutil.copytree(source, workdir)
@@ -133,6 +137,7 @@ def test_fisher_information_of_another_step_is_refused(make_values, source, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_members_by_the_command(make_values, trained, tmp_path):
     """Every score of a text, calibrated by a reference; a run that reads other rows is no reference."""
     workdir = tmp_path / "run"

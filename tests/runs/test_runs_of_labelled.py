@@ -94,6 +94,7 @@ def test_the_run_loads_and_is_evaluated_again(trained, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_batches_are_replayed_and_shown(trained, capsys):
     assert main(["replay", f"--workdir={trained}", "--step=20"]) == 0
     assert "the same to the bit" in capsys.readouterr().out
@@ -102,6 +103,7 @@ def test_batches_are_replayed_and_shown(trained, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 @pytest.mark.parametrize("name", ["autoregressive", "masked_lm"])
 def test_a_task_starts_from_pretraining(values, tmp_path, name):
     """Every parameter of the model is the pretrained one; the head is new. Nothing is renamed."""
@@ -135,6 +137,7 @@ def test_a_task_starts_from_pretraining(values, tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_a_dry_run_shows_labels(values, tmp_path):
     said = []
     assert dry_run(values, tmp_path / "run", say=said.append) == 0
@@ -143,6 +146,7 @@ def test_a_dry_run_shows_labels(values, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 @pytest.mark.parametrize("target", ["number", "tags", "span", "text"])
 def test_every_task_runs(tmp_path, target, capsys):
     """From a file to figures with intervals, from the command line."""

@@ -39,6 +39,7 @@ def source(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_a_curve_over_labels(source, capsys):
     """Through the command line: a start that knows the task is above scratch; the picture is in the report."""
     run = source / "source"
@@ -65,6 +66,7 @@ def test_a_curve_over_labels(source, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_a_source_that_was_trained_on_is_measured_anew(source):
     """Points are of a checkpoint: those of an older one are no points of the newer."""
     values = json.loads((source / "source" / "config.json").read_text())
@@ -82,6 +84,7 @@ def test_a_source_that_was_trained_on_is_measured_anew(source):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_what_cannot_be_asked(source):
     with pytest.raises(ConfigError, match="does not apply"):
         evaluate(source / "source", names=("transfer",), say=lambda line: None)

@@ -64,6 +64,7 @@ def test_two_views_in_a_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_captions_of_a_run(tmp_path):
     workdir, picture = tmp_path / "run", tmp_path / "star.png"
     assert train(values("coca", COCA, SHAPES, adapt=LORA), workdir, say=lambda line: None) == 0
@@ -75,6 +76,7 @@ def test_captions_of_a_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_codes_of_a_wrapped_tokenizer(tmp_path):
     """They are those of its network, with whatever the run kept beside it."""
     pytest.importorskip("sklearn", reason="the digits are scikit-learn's: pip install 'pretrainx[test]'")
