@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainx.adapt.preserving import of_numbers, predictions
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import paths, random
 from pretrainx.core.errors import ConfigError
 from pretrainx.models.layers import wide
@@ -51,7 +52,7 @@ def negative_log_likelihood(objective: Objective, config: FisherConfig, params, 
             raise ConfigError(
                 "Fisher information is of single examples, and the objective compares them",
                 where="--evals=fisher",
-                why=f"the loss of a row of {type(objective).__name__} is a function of the other rows too",
+                why=f"the loss of a row of {type(innermost(objective)).__name__} is a function of the other rows too",
                 do="preserve with 'l2_sp' instead, which needs none",
             )
         return outcome.totals[objective.terms[0].name]

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import special, stats
 
 from pretrainx.adapt.preserving import predictions
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import random
 from pretrainx.core.errors import ConfigError
 from pretrainx.evals.linear_probe import logistic
@@ -67,7 +68,7 @@ def row_losses(objective: Objective, rules: Rules, params, extras, batch: Batch,
             raise ConfigError(
                 "rows have no loss of their own",
                 where="--evals=membership",
-                why=f"{type(objective).__name__} compares them with each other",
+                why=f"{type(innermost(objective)).__name__} compares them with each other",
                 do="leave 'membership' out",
             )
         weights = observation.weights[name].reshape(len(outcome.per_row[name]), -1).sum(1)

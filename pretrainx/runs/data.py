@@ -25,6 +25,11 @@ About = Vocabulary | Images | Pairs | Labelled
 MAKERS = ((ImageConfig, prepare_images), (PairConfig, prepare_pairs), (LabelledConfig, prepare_labelled))
 
 
+def last_split(data: Prepared) -> str:
+    """What a finished run is measured on; while it trains the test split is not looked at."""
+    return "test" if "test" in data.splits else "held_out"
+
+
 def prepare(config: Any, directory: str | Path, log: Callable[[str], None] = print) -> Prepared:
     """The prepared data of a section `config.data`: opened from `directory`, or made there."""
     make = next((make for kind, make in MAKERS if isinstance(config, kind)), text.prepare)

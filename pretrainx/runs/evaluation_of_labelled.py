@@ -10,6 +10,7 @@ import numpy as np
 from pretrainx.data.labelled_columns import UNLABELLED
 from pretrainx.data.prepared_labelled import HeldOutExamples, PreparedLabelled
 from pretrainx.evals.task_scores import TaskScores
+from pretrainx.runs.data import last_split
 from pretrainx.runs.evaluation import Evaluation
 
 
@@ -29,8 +30,7 @@ class LabelledEvaluation(Evaluation):
 
     @property
     def last_split(self) -> str:
-        """What a finished run is measured on; while it trains the test split is not looked at."""
-        return "test" if "test" in self.data.splits else "held_out"
+        return last_split(self.data)
 
     @functools.cached_property
     def last_scores(self) -> TaskScores:

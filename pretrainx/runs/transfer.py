@@ -20,7 +20,7 @@ from pretrainx.data.prepared_images import PreparedImages
 from pretrainx.evals.curve_picture import draw
 from pretrainx.evals.held_out import HeldOut
 from pretrainx.evals.transfer import Curve, TransferConfig, compared
-from pretrainx.runs.data import Prepared, prepare
+from pretrainx.runs.data import Prepared, last_split, prepare
 from pretrainx.runs.evaluations import evaluation_of
 from pretrainx.runs.load import Run, data_directory, load, named_outputs, rebuild
 from pretrainx.runs.recipe import Recipe, parse
@@ -71,7 +71,7 @@ def transfer(found: Evaluations) -> dict[str, float]:
                 say(
                     f"transfer {done}/{total}: {name}, {labels} labels per class, seed {seed}: {config.metric} {found:.4f}"
                 )
-    split = measured_split(data)
+    split = last_split(data)
     draw(curves, f"{config.metric} on {split}", run.workdir / "samples" / f"{run.step:08d}-transfer.png")
     values = compared(curves["pretrained"], curves.get("scratch"), config.metric)
     return {f"{split}/{name}": value for name, value in values.items()}
@@ -131,7 +131,7 @@ def measured(run: Run, metric: str) -> float:
     """The metric of a run on its test split, or where it has none on what is held out."""
     recipe, parts = rebuild(run.config, run.about)
     data = prepare(recipe.data, data_directory(recipe, run.workdir), lambda line: None)
-    rows = data.held_out("", parts.objective.reads, 0, measured_split(data))
+    rows = data.held_out("", parts.objective.reads, 0, last_split(data))
     size = recipe.evals.batch_size or 256
     batches = list(rows.batches(size))
     if metric == "accuracy" and "label" in batches[0]:
@@ -161,7 +161,3 @@ def accuracy(run: Run, batches: list[dict]) -> float:
         hit = np.asarray(logits).argmax(1) == batch["label"]
         right, total = right + int((hit & batch["valid"]).sum()), total + int(batch["valid"].sum())
     return right / total
-
-
-def measured_split(data: Prepared) -> str:
-    return "test" if "test" in data.splits else "held_out"
