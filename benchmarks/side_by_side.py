@@ -23,10 +23,11 @@ Take = Callable[[], float]  # takes one step and returns its loss
 DEVICE = os.environ.get("SIDE_BY_SIDE_DEVICE", "cpu")  # of this process, which is a side: "cpu" or "cuda"
 
 
-def trained(objective, batch, rows: int, dtype: str):
+def trained(objective, batch, rows: int, dtype: str, algorithm=None):
     """A function that takes one step of the run's own train step on `batch` and returns the loss on the device.
 
-    AdamW, global-norm clip 1. Imports neither grain nor ml_collections: an accelerator's host may lack them.
+    AdamW unless another `algorithm` is given, global-norm clip 1. Imports neither grain nor ml_collections: an accelerator's
+    host may lack them.
     """
     import jax
 
@@ -40,7 +41,7 @@ def trained(objective, batch, rows: int, dtype: str):
 
     keep_compiled_programs()
     options, found = Options(Rules(make_mesh())), states.layout(objective, rows)
-    optimizer = Optimizer(AdamWConfig(), ConstantConfig(peak=6e-4).over(1000), 1.0, found.params_axes)
+    optimizer = Optimizer(algorithm or AdamWConfig(), ConstantConfig(peak=6e-4).over(1000), 1.0, found.params_axes)
     state = states.create(objective, optimizer, options, found, rows)
     step = make_train_step(objective, optimizer, options, state)
     batch = {name: jax.device_put(array, options.rules.rows(array.shape)) for name, array in batch.items()}

@@ -1,4 +1,5 @@
 """A masked autoencoder after He et al. 2022 (arXiv:2111.06377): ViT-B/16, three quarters hidden, 800 epochs of ImageNet.
+`:huge` is ViT-H/14.
 
     pretrainx train --config=configs/vision/mae_vit_base.py --workdir=runs/mae --config.data.paths='("imagenet/train",)'
 
@@ -14,12 +15,15 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg=""):
-    if arg not in ("", "smoke"):
-        raise ValueError(f"unknown variant {arg!r}: leave it out, or use :smoke")
+    if arg not in ("", "huge", "smoke"):
+        raise ValueError(f"unknown variant {arg!r}: leave it out, or use :huge or :smoke")
     smoke = arg == "smoke"
     config = ConfigDict()
     config.objective = dict(name="mae", mask_ratio=0.75, decoder_width=512, decoder_depth=8, decoder_heads=16)
     config.model = dict(name="vit", width=768, depth=12, heads=12, patch=16, positions="sincos", initial="xavier")
+    if arg == "huge":
+        config.model.update(width=1280, depth=32, heads=16, patch=14)
+        config.mesh = dict(data=1, fsdp=-1)
     if smoke:
         config.objective.update(decoder_width=32, decoder_depth=1, decoder_heads=2, normalise_pixels=False)
         config.model.update(width=48, depth=2, heads=3, patch=4)
@@ -32,6 +36,7 @@ def get_config(arg=""):
     config.train = dict(
         steps=20 if smoke else 249_600,
         batch_size=32 if smoke else 4096,
+        microbatches=2 if arg == "huge" else 1,
         log_every=5 if smoke else 100,
         eval_every=0 if smoke else 5000,
         grad_clip=0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from pretrainx.adapt.prompted import PROMPTED, intercept, read_length
 from pretrainx.adapt.wrapper import Frozen, innermost
 from pretrainx.core.axes import boxed
 from pretrainx.core.errors import ConfigError
+from pretrainx.core.records import TextRows
 from pretrainx.objectives.objective import Objective
 
 INITIAL = ("sample", "random")
@@ -34,11 +36,14 @@ class PromptConfig:
       length: p, rows of the prompt (20 is common, 100 in the paper).
       initial: "sample": rows of the pretrained vocabulary table, drawn among the first `among` ids without the special ones (in
         many vocabularies the most frequent); "random": normal, as such a table starts.
+      tasks: how many prompts. With more than one, each part of a mixture of texts (config.data.parts) has its own, and a batch
+        holds rows of all.
     """
 
     length: int = field(default=20, metadata={"min": 1})
     initial: str = field(default="sample", metadata={"choices": INITIAL})
     among: int = field(default=5000, metadata={"min": 1})
+    tasks: int = field(default=1, metadata={"min": 1})
 
     def wrap(self, objective: Objective) -> Prompt:
         return Prompt(objective, self)
@@ -46,15 +51,11 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class Prompt(Frozen):
-    """The leaf `prompt` [p, D], or of several tasks [tasks, p, D].
-
-    Attributes:
-      tasks: with more than one, batches have a field "task", int32[rows], and each row is given the prompt of its task; inputs
-        of `outputs` and the source of `cache` may name it too, otherwise it is 0.
+    """The leaf `prompt` [p, D], or of several tasks [tasks, p, D]: batches then have a field "task", int32[rows], and each row
+    is given the prompt of its task; inputs of `outputs` and the source of `cache` may name it too, otherwise it is 0.
     """
 
     config: PromptConfig = PromptConfig()
-    tasks: int = 1
 
     def __post_init__(self):
         for task in single(self.inner):
@@ -75,6 +76,17 @@ class Prompt(Frozen):
                 why="the objective is a mixture of tasks, and the prompt has several too",
                 do="one prompt for all tasks of the mixture",
             )
+
+    @property
+    def tasks(self) -> int:
+        return self.config.tasks
+
+    @property
+    def reads(self):
+        reads = self.inner.reads
+        if self.tasks == 1 or not isinstance(reads, TextRows):
+            return reads
+        return dataclasses.replace(reads, fields=(*reads.fields, "task"))
 
     def _check_positions(self, model, length: int, where: str) -> None:
         longest = model.max_length

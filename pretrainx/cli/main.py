@@ -7,14 +7,14 @@ import sys
 import traceback
 from typing import Any
 
-from pretrainx.cli import checkpoints, data, evals, generate, interop, runs
+from pretrainx.cli import checkpoints, data, evals, generate, interop, plan, runs
 from pretrainx.cli.arguments import EVERYWHERE, Command, find, parse
 from pretrainx.core.errors import ConfigError, Interrupted, OutOfMemoryError, PretrainxError
 
 # One module per family of commands; a name of two words ("data prepare") is a family and a command of it.
 COMMANDS = {
     command.name: command
-    for module in (runs, evals, generate, data, checkpoints, interop)
+    for module in (runs, plan, evals, generate, data, checkpoints, interop)
     for command in module.COMMANDS
 }
 

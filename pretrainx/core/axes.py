@@ -13,20 +13,22 @@ Names = tuple[str | None, ...]
 # Dimensions that are one dimension of a matrix, stored apart: [embed, heads, head_dim] is embed x (heads * head_dim).
 TOGETHER = ("heads", "head_dim")
 TABLES = ("vocab", "position", "type", "prompt")
-HEADS = ("vocab", "classes")
+HEADS = ("vocab", "classes", "routes")
 # Of numbers that are added and multiply nothing: a bias per output, or per head and bucket of distances.
 BIASES = (*TOGETHER, "bucket")
 # Rows of a table that is added whole to a picture's tokens, none of them looked up: a bias per place, which is not decayed.
 PLACES = ("place",)
+# Along these, parameters are stacked: each index is a parameter of its own.
+STACKS = ("layers", "experts")
 
 
-def without_layers(names: Names) -> Names:
-    return tuple(name for name in names if name != "layers")
+def without_stacks(names: Names) -> Names:
+    return tuple(name for name in names if name not in STACKS)
 
 
 def role(names: Names) -> str:
     """kernel, bias, norm, embedding, head or scalar."""
-    names = without_layers(names)
+    names = without_stacks(names)
     if not names:
         return "scalar"
     if names == ("norm",):
@@ -39,10 +41,10 @@ def role(names: Names) -> str:
 
 
 def matrix_shape(names: Names, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The leaf's shape without `layers` and with heads folded: two numbers for anything that multiplies a vector."""
+    """The leaf's shape without STACKS and with heads folded: two numbers for anything that multiplies a vector."""
     folded: list[tuple[str | None, int]] = []
     for name, size in zip(names, shape, strict=True):
-        if name == "layers":
+        if name in STACKS:
             continue
         if folded and name == "head_dim" and folded[-1][0] == "heads":
             folded[-1] = ("heads", folded[-1][1] * size)

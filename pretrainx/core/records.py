@@ -19,6 +19,7 @@ TEXT_FIELDS = {
     "sentences": (True, jnp.bool_),  # where a token ends a sentence
     "other": (True, jnp.int32),  # the tokens of another row, drawn by the data
     "length": (False, jnp.int32),  # how many tokens of the row are real; padding follows
+    "task": (False, jnp.int32),  # which part of a mixture the row is from: 0, 1, ...
 }
 
 

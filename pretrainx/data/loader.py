@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +35,6 @@ class Prefetch:
 
     Attributes:
       step: the step whose batch `next` returns next.
-      wait_seconds: how long `next` has waited in all.
     """
 
     def __init__(self, make_batch: Callable[[int], Batch], start_step: int, depth: int = 2, timeout: float = 300.0):
@@ -46,7 +44,6 @@ class Prefetch:
         self._closed = threading.Event()
         self._error: BaseException | None = None
         self.step = start_step
-        self.wait_seconds = 0.0
         self._thread = threading.Thread(target=self._run, args=(start_step,), name="prefetch", daemon=True)
         self._thread.start()
 
@@ -60,7 +57,6 @@ class Prefetch:
             raise RuntimeError("this prefetch is closed")
         if self._error is not None:
             raise self._error
-        started = time.monotonic()
         try:
             batch, error = self._ready.get(timeout=self._timeout)
         except queue.Empty:
@@ -70,8 +66,6 @@ class Prefetch:
                 why="the thread that makes batches is still at it (a file system that hangs, a very slow source)",
                 do="look at the storage that the data lie on, then run the same command again: it resumes",
             ) from None
-        finally:
-            self.wait_seconds += time.monotonic() - started
         if error is not None:
             self._error = error
             raise error

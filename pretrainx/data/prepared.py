@@ -126,10 +126,13 @@ class PreparedText:
         table = lambda name: np.memmap(f"{stem}.{name}.bin", dtype="<i8", mode="r")
         if self.segmented:
             self._check_packed(reads)
-            return PackedRows(tokens, table("rows"), table("pieces").reshape(-1, 2), reads, self.marks)
-        if self.meta["packing"] == "single":
-            return DocumentRows(tokens, table("documents"), reads, self.marks)
-        return TokenRows(tokens[: limit + reads.overlap] if limit else tokens, reads, self.marks, rest)
+            found = PackedRows(tokens, table("rows"), table("pieces").reshape(-1, 2), reads, self.marks)
+        elif self.meta["packing"] == "single":
+            found = DocumentRows(tokens, table("documents"), reads, self.marks)
+        else:
+            found = TokenRows(tokens[: limit + reads.overlap] if limit else tokens, reads, self.marks, rest)
+        found.part = self.names.index(part)
+        return found
 
     def training_rows(self, reads: Reads, batch_size: int, seed: int) -> TrainingRows | TaskRows:
         """The training batches by step, of all parts in the proportion of their weights.

@@ -17,6 +17,7 @@ class StreamRows(Rows):
     """Rows made of pieces of one stream of tokens, padded at their end."""
 
     several = False  # whether a piece may hold several documents
+    part = 0  # which part of a mixture the rows are from
 
     def __init__(self, tokens: np.ndarray, reads: TextRows, marks: Marks):
         """tokens: int[n], may be memory-mapped; marks: what the ids mean."""
@@ -64,6 +65,8 @@ class StreamRows(Rows):
                 at += count
             if "length" in found:
                 found["length"][place] = at
+        if "task" in found:
+            found["task"][:] = self.part
         return found
 
     def _write(self, row: Batch, at: int, segment: int, start: int, count: int) -> None:

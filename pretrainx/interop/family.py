@@ -89,13 +89,14 @@ class Family:
 
 
 def unlike(config: StackConfig, habits: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """{key: (value, what the family has)} of the habits that differ; and of an activation that has no name there."""
+    """{key: (value, what the family has)} of the habits that differ; of an activation that has no name there; of experts,
+    which none has."""
     found = {
         name: (getattr(config, name), wanted) for name, wanted in habits.items() if getattr(config, name) != wanted
     }
     if config.activation not in ACTIVATIONS:
         found["activation"] = (config.activation, " or ".join(ACTIVATIONS))
-    return found
+    return found | ({"experts.count": (config.experts.count, 0)} if config.experts.count else {})
 
 
 def shared_heads(config: StackConfig) -> dict[str, tuple[Any, Any]]:

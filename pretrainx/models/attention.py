@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from pretrainx.models import kernels
+from pretrainx.models import context
 from pretrainx.models.layers import Linear, Precision, Spread, wide
 from pretrainx.parallel.rules import constrain, constrain_groups, row_groups
 
@@ -157,7 +157,7 @@ class Attention(nn.Module):
             filled, put = cache.filled, jax.lax.dynamic_update_slice_in_dim
             key, value = put(cache.key, key, filled, axis=1), put(cache.value, value, filled, axis=1)
             cache = Cache(key, value, filled + x.shape[1])
-        y = kernels.attention(
+        y = context.attention(
             query,
             key,
             value,
@@ -196,7 +196,7 @@ class CrossAttention(nn.Module):
     def __call__(self, x: jax.Array, memory: tuple[jax.Array, jax.Array], segments: jax.Array | None) -> jax.Array:
         """segments: int32[B, S], 1 where the memory is real and 0 where it is padding; None: all of it is."""
         query = by_head(self.query(x))
-        y = kernels.attention(
+        y = context.attention(
             unit_rms(query) if self.config.qk_norm else query,
             *memory,
             causal=False,

@@ -19,7 +19,8 @@ from pretrainx.models.attention_pool import AttentionPool
 from pretrainx.models.dual_encoder import IMAGE_TOWERS
 from pretrainx.models.layers import Linear, Norm, Precision, padded, unpadded
 from pretrainx.models.shared_space import SharedSpace
-from pretrainx.models.stack import Around, stacked
+from pretrainx.models.stack import Around
+from pretrainx.models.stacked import Stack
 from pretrainx.models.text_tower import TextTower, TextTowerConfig
 from pretrainx.models.vit import VitConfig
 from pretrainx.parallel.rules import constrain
@@ -169,7 +170,7 @@ class Coca(nn.Module):
         self.image_norm, self.final_norm = norm(), norm()
         self.space = SharedSpace(config.embedding, "both", self.log_scale, self.offset, precision)
         first_site = 2 * text.depth + 1
-        self.decoder = stacked(text, precision, self.decoder_depth, causal=True, cross=True, first_site=first_site)
+        self.decoder = Stack(text, precision, self.decoder_depth, causal=True, cross=True, first_site=first_site)
         inputs, outputs = (("embed", text.width),), (("vocab", padded(self.text.vocab_size, text.vocab_multiple)),)
         self.unembed = Linear(inputs, outputs, text.initial_std, False, precision, wide=True)
 

@@ -4,14 +4,17 @@ configuration."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from pretrainx.models.attention import Cache
+from pretrainx.models.experts import ExpertsConfig, Routing
 from pretrainx.models.layers import Embedding, Linear, Norm, Precision, dropout, padded, unpadded
-from pretrainx.models.stack import Around, StackConfig, stacked
+from pretrainx.models.stack import Around, StackConfig
+from pretrainx.models.stacked import Stack
 from pretrainx.parallel.rules import constrain
 
 
@@ -25,6 +28,7 @@ class DecoderConfig(StackConfig):
       positions: "learned" table, or "rotary" turns of queries and keys.
       logit_cap: logits are cap tanh(logits / cap) (Gemma 2); 0 is off.
       window: a token sees itself and the window - 1 tokens before it; 0 sees all.
+      experts: MLPs of which each token goes through a few, in the place of a block's one.
       scaled_residual: the two matrices that write into the residual stream start smaller, by 1 / sqrt(2 L) (GPT-2).
     """
 
@@ -32,6 +36,7 @@ class DecoderConfig(StackConfig):
     logit_cap: float = field(default=0.0, metadata={"min": 0})
     window: int = field(default=0, metadata={"min": 0})
     scaled_residual: bool = True
+    experts: ExpertsConfig = ExpertsConfig()
 
     def build(self, vocab_size: int, length: int, precision: Precision, predicted: int = 0) -> Decoder:
         """The decoder of these sizes for rows of `length` tokens; `predicted` as Decoder has it."""
@@ -60,7 +65,7 @@ class Decoder(nn.Module):
         self.token = Embedding(rows, config.width, "vocab", std, precision)
         if config.positions == "learned":
             self.position = Embedding(self.max_length, config.width, "position", std, precision)
-        self.layers = stacked(config, precision, config.depth, causal=True)
+        self.layers = Stack(config, precision, config.depth, causal=True)
         self.final_norm = Norm(config.norm, config.norm_epsilon, precision)
         if not config.tied:
             self.unembed = Linear((("embed", config.width),), (("vocab", rows),), std, False, precision, wide=True)
@@ -86,14 +91,28 @@ class Decoder(nn.Module):
         seen: jax.Array | None = None,
     ) -> jax.Array:
         """[B, T, D], not yet normalised. seen: bool[B, T], a prefix whose tokens see each other both ways."""
-        positions = jnp.arange(x.shape[1])[None] if positions is None else positions
-        return self.through(x, Around(keys, self.config.turns(positions, x.dtype), segments, seen))[0]
+        return self.routed(x, keys, positions, segments, seen)[0]
 
-    def through(self, x: jax.Array, around: Around, cache: Cache | None = None) -> tuple[jax.Array, Cache | None]:
-        """(x, cache) behind all blocks"""
+    def routed(
+        self,
+        x: jax.Array,
+        keys: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        seen: jax.Array | None = None,
+        real: jax.Array | None = None,
+    ) -> tuple[jax.Array, Routing | None]:
+        """(what `blocks` returns, what the experts of all blocks were given, where there are any). real: bool[B, T], the tokens
+        that are not padding: others are given no place with an expert."""
+        positions = jnp.arange(x.shape[1])[None] if positions is None else positions
+        turns = self.config.turns(positions, x.dtype)
+        return self.through(x, Around(keys, turns, segments, seen, real=real))
+
+    def through(self, x: jax.Array, around: Around, cache: Cache | None = None) -> tuple[jax.Array, Any]:
+        """(x, cache) behind all blocks; without a cache (x, routing)"""
         numbers = jnp.arange(self.config.depth)
         if cache is None:
-            return self.layers(x, numbers, None, None, around)[0], None
+            return self.layers(x, numbers, None, None, around)
         each = cache.replace(filled=jnp.broadcast_to(cache.filled, self.config.depth))
         x, (each, _) = self.layers(x, numbers, each, None, around)
         return x, each.replace(filled=each.filled[0])

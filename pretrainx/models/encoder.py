@@ -21,7 +21,8 @@ from pretrainx.models.layers import (
     unpadded,
     wide,
 )
-from pretrainx.models.stack import Around, StackConfig, stacked
+from pretrainx.models.stack import Around, StackConfig
+from pretrainx.models.stacked import Stack
 from pretrainx.parallel.rules import constrain
 
 HEADS = ("transform", "linear", "none")
@@ -100,7 +101,7 @@ class Encoder(nn.Module):
             self.type = table(config.types, "type")
         if config.embedding_norm:
             self.embedding_norm = norm()
-        self.layers = stacked(config, precision, config.depth, causal=False)
+        self.layers = Stack(config, precision, config.depth, causal=False)
         if config.norm_first:
             self.final_norm = norm()
         if config.head == "transform":

@@ -14,7 +14,8 @@ from flax import struct
 from pretrainx.core.errors import ConfigError
 from pretrainx.models.attention import Cache, RelativeBias
 from pretrainx.models.layers import ACTIVATIONS, Embedding, Linear, Norm, Precision, dropout, padded, unpadded
-from pretrainx.models.stack import INITIAL, Around, StackConfig, stacked
+from pretrainx.models.stack import INITIAL, Around, StackConfig
+from pretrainx.models.stacked import Stack
 from pretrainx.parallel.rules import constrain
 
 
@@ -101,7 +102,7 @@ class Side(nn.Module):
             self.relative = RelativeBias(config, self.decodes, precision)
         if config.embedding_norm:
             self.embedding_norm = norm()
-        self.layers = stacked(config, precision, self.depth, self.decodes, self.decodes, self.first_site)
+        self.layers = Stack(config, precision, self.depth, self.decodes, self.decodes, self.first_site)
         if config.norm_first:
             self.final_norm = norm()
 

@@ -5,15 +5,18 @@ The platform is that of the mesh whose rules are bound, so that a program compil
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from pretrainx.models import splash, streamed
+from pretrainx.parallel.machines import is_described
 from pretrainx.parallel.rules import device, ways
 
-ATTENTION = ("auto", "blocks", "xla", "cudnn")
+ATTENTION = ("auto", "blocks", "xla", "cudnn", "splash")
 
 
 def attention(
@@ -43,15 +46,19 @@ def attention(
       bias: [G, H, T, S], added to the scores; G groups of neighbouring rows, such as `row_groups` lays apart, or 1.
       scale: None is 1 / sqrt(K).
       filled: int32[], decoding: query t stands at position filled + t of the S cached ones; None where S = T.
-      kernel: one of ATTENTION; "auto" chooses by platform and dtype.
+      kernel: one of ATTENTION but for "splash", which needs `context.attention`; "auto" chooses by platform and dtype.
     Returns [B, T, H, K]. Scores and softmax are float32 or wider.
     """
     if kernel == "auto":
-        masked = segments is not None or seen is not None
-        plain = filled is None and bias is None and (causal or key_segments is None)
-        kernel = choose(_hardware(), query.dtype, query.shape[3], query.shape[1], key.shape[2], masked, not plain)
+        kernel = fitting(query, key, segments, key_segments, seen, bias, causal, filled)
+        kernel = "xla" if kernel == "splash" else kernel
     if kernel == "blocks":
         return _blocks(query, key, value, causal, window, segments, key_segments, seen, bias, scale, filled)
+    if kernel == "cudnn" and is_described(device()[0]):  # its libraries are asked for sizes, and need not be here
+        of_keys, at = segments if key_segments is None else key_segments, jnp.arange(key.shape[1])
+        of_queries = lambda times: None if segments is None else segments[:, times]
+        mask_of = lambda times: visible(times, at, causal, window, of_queries(times), of_keys, seen)
+        return streamed.attention(query, key, value, mask_of, scale, causal and seen is None)
     if bias is not None:  # [G, H, T, S] -> [B, H, T, S], a broadcast that is fused
         groups, rows = bias.shape[0], query.shape[0]
         bias = jnp.broadcast_to(bias[:, None], (groups, rows // groups, *bias.shape[1:])).reshape(rows, *bias.shape[1:])
@@ -63,20 +70,38 @@ def attention(
     return call(mask=visible(times, sources, causal, window, segments, key_segments, seen))
 
 
+def fitting(query, key, segments=None, key_segments=None, seen=None, bias=None, causal=True, filled=None) -> str:
+    """What `choose` chooses for these arguments of `attention`."""
+    length = math.gcd(query.shape[1], key.shape[1])
+    masked = "prefix" if seen is not None else "segments" if segments is not None else ""
+    plain = filled is None and bias is None and (causal or key_segments is segments or key_segments is None)
+    return choose(_hardware(), query.dtype, query.shape[3], length, key.shape[2], masked, not plain)
+
+
 def choose(
-    hardware: str, dtype, head_dim: int, length: int, shared: int, masked: bool = False, special: bool = False
+    hardware: str, dtype, head_dim: int, length: int, shared: int, masked: str = "", special: bool = False
 ) -> str:
-    """The kernel that is fast and right there; `hardware` is "cpu", "cuda" (with tensor cores for bfloat16) or another.
+    """The kernel that is fast and right there; `hardware` is "cpu", "cuda" (with tensor cores for bfloat16), "tpu" or another.
+
+    Args:
+      length: the largest number that divides those of queries and of keys.
+      shared: heads of keys; masked: "segments" or "prefix", or "" where only positions decide.
+      special: with a cache, a bias, or keys of another sequence with padding.
 
     `jax.nn.dot_product_attention` has a float32 softmax even for float64, which would hide errors below 1e-7 from the equality
     tests; on a CPU blocks are faster (benchmarks/lm_step.py). cuDNN takes what `fits_cudnn` says, a mask only for even
-    lengths, no length that is laid over devices, as many devices for key heads as for queries, and nothing `special`: a cache,
-    a bias, keys of another sequence with padding.
+    lengths, no length that is laid over devices, as many devices for key heads as for queries, and nothing `special`. Splash
+    takes what `splash.fits` says, segments but no prefix, and nothing `special`.
     """
     if hardware == "cpu" or dtype == jnp.float64:
         return "blocks"
+    if special:
+        return "xla"
+    if hardware == "tpu":
+        takes = masked != "prefix" and not length % ways("length")
+        return "splash" if takes and splash.fits(dtype, head_dim, length // ways("length")) else "xla"
     whole = ways("length") == 1 and shared % ways("act_heads") == 0 and not (masked and length % 2)
-    return "cudnn" if hardware == "cuda" and whole and not special and fits_cudnn(dtype, head_dim) else "xla"
+    return "cudnn" if hardware == "cuda" and whole and fits_cudnn(dtype, head_dim) else "xla"
 
 
 def fits_cudnn(dtype, head_dim: int) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrainx.models import kernels
 from pretrainx.parallel.rules import constrain
@@ -66,6 +67,8 @@ class Linear(nn.Module):
       inputs, outputs: ((logical name, size), ...) of the kernel's dimensions.
       std, law: standard deviation of the initial values, and which of LAWS they follow.
       wide: the result stays in the float32 or wider that it was accumulated in, as logits do.
+
+    A policy of what the backward pass keeps knows the result by the module's name.
     """
 
     inputs: tuple[tuple[str, int], ...]
@@ -93,7 +96,8 @@ class Linear(nn.Module):
             sizes = tuple(size for _, size in self.outputs)
             # Before the rounding: its gradient is a sum over all tokens, which bfloat16 cannot add up.
             y = y + self.param("bias", initial, sizes, self.precision.params)
-        return y if self.wide else y.astype(self.precision.compute)
+        y = y if self.wide else y.astype(self.precision.compute)
+        return checkpoint_name(y, self.name or "linear")
 
 
 def contract(x: jax.Array, kernel: jax.Array, count: int, dtype: str, wide: bool = False) -> jax.Array:

@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from pretrainx.models.layers import LAWS, Linear, Norm, Precision, wide
 from pretrainx.models.patches import sincos_table
-from pretrainx.models.stack import Around, stacked
+from pretrainx.models.stack import Around
+from pretrainx.models.stacked import Stack
 from pretrainx.models.vit import Vit, VitConfig, xavier
 from pretrainx.parallel.rules import constrain
 
@@ -36,7 +37,7 @@ class MaskedAutoencoder(nn.Module):
         law = "normal" if config.initial == "xavier" else config.initial
         initial = nn.with_logical_partitioning(LAWS[law](config.initial_std), ("embed",))
         self.mask_token = self.param("mask_token", initial, (width,), precision.params)
-        self.layers = stacked(config, precision, config.depth, causal=False)
+        self.layers = Stack(config, precision, config.depth, causal=False)
         self.final_norm = Norm(config.norm, config.norm_epsilon, precision)
         self.head = self._dense("embed", width, "patch", self.pixels, wide=True)
 

@@ -11,12 +11,18 @@ from pretrainx.models.stack import StackConfig
 def decoder_parameters(config: DecoderConfig, vocab_size: int, max_length: int) -> int:
     """Parameters, the vocabulary's padding not counted.
 
-    GPT-2's form: V d + T d + L (4 d^2 + 2 d f + 9 d + f) + 2 d; LLaMA's: 2 V d + L (2 d H h + 2 d K h + 3 d f + 2 d) + d.
+    GPT-2's form: V d + T d + L (4 d^2 + 2 d f + 9 d + f) + 2 d; LLaMA's: 2 V d + L (2 d H h + 2 d K h + 3 d f + 2 d) + d;
+    Mixtral's has E MLPs and a router d E in each block.
     """
     d = config.width
     positions = max_length * d if config.positions == "learned" else 0
     tables = vocab_size * d * (1 if config.tied else 2)
     return tables + positions + config.depth * block_parameters(config) + norm_parameters(config)
+
+
+def active_parameters(config: DecoderConfig, vocab_size: int, max_length: int) -> int:
+    """Those that a token goes through: of a mixture of experts the chosen ones."""
+    return decoder_parameters(config, vocab_size, max_length) - config.depth * _idle_weights(config)
 
 
 def encoder_parameters(config: EncoderConfig, vocab_size: int, max_length: int) -> int:
@@ -53,10 +59,11 @@ def block_parameters(config: StackConfig, cross: bool = False) -> int:
     """Parameters of a block, with a cross-attention or without."""
     query, shared = config.heads * config.head_size, config.shared_heads * config.head_size
     attention = query + 2 * shared + config.width
-    biases = attention * (1 + cross) + config.mlp_size * (1 + config.gated) + config.width if config.bias else 0
+    mlp = config.mlp_size * (1 + config.gated) + config.width if not config.experts.count else 0  # experts have none
+    biases = attention * (1 + cross) + mlp if config.bias else 0
     biases -= shared if config.bias and not config.key_bias else 0
     vectors = (2 + cross) * (norm_parameters(config) + config.width * bool(config.layer_scale))
-    return matmul_weights(config) + cross * _attention_weights(config) + biases + vectors
+    return matmul_weights(config) + _idle_weights(config) + cross * _attention_weights(config) + biases + vectors
 
 
 def _attention_weights(config: StackConfig) -> int:
@@ -64,8 +71,22 @@ def _attention_weights(config: StackConfig) -> int:
 
 
 def matmul_weights(config: StackConfig) -> int:
-    """Weights of a block that multiply: N_mm / L."""
-    return _attention_weights(config) + (2 + config.gated) * config.width * config.mlp_size
+    """Weights of a block that multiply a token: N_mm / L. Of a mixture of experts these are the router and the chosen experts,
+    each of them once: places that stay empty are not counted, and tokens that are dropped are."""
+    experts = config.experts
+    mlps = (
+        experts.chosen * _mlp_weights(config) + config.width * experts.count if experts.count else _mlp_weights(config)
+    )
+    return _attention_weights(config) + mlps
+
+
+def _mlp_weights(config: StackConfig) -> int:
+    return (2 + config.gated) * config.width * config.mlp_size
+
+
+def _idle_weights(config: StackConfig) -> int:
+    """Of a block's experts those that a token does not go through."""
+    return max(config.experts.count - config.experts.chosen, 0) * _mlp_weights(config)
 
 
 def encoder_flops_per_row(config: EncoderConfig, vocab_size: int, length: int, predicted: int) -> float:
@@ -118,7 +139,7 @@ def visible_keys(length: int, window: int = 0) -> float:
 
 
 def _all(config: DecoderConfig, vocab_size: int, length: int) -> float:
-    return 6 * decoder_parameters(config, vocab_size, length)
+    return 6 * active_parameters(config, vocab_size, length)
 
 
 def _hidden(config: DecoderConfig, vocab_size: int, length: int) -> float:
@@ -137,7 +158,7 @@ def score_flops(config: StackConfig, keys: float, depth: int) -> float:
 def _palm(config: DecoderConfig, vocab_size: int, length: int) -> float:
     """6 N' + 12 L Q T: N' without position table and untied input embedding (Chowdhery et al. 2022, app. B; nanoGPT)."""
     lookups = length * config.width * (config.positions == "learned") + vocab_size * config.width * (not config.tied)
-    return 6 * (decoder_parameters(config, vocab_size, length) - lookups) + score_flops(config, length, config.depth)
+    return 6 * (active_parameters(config, vocab_size, length) - lookups) + score_flops(config, length, config.depth)
 
 
 def _levanter(config: DecoderConfig, vocab_size: int, length: int) -> float:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import jax
 from flax import linen as nn
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrainx.core.errors import ConfigError
-from pretrainx.models import kernels
+from pretrainx.models import kernels, splash
 from pretrainx.models.attention import Attention, Cache, CrossAttention, Turns, turns
+from pretrainx.models.experts import Experts, ExpertsConfig
 from pretrainx.models.layers import (
     ACTIVATIONS,
     NORMS,
@@ -25,12 +28,23 @@ from pretrainx.models.layers import (
 )
 from pretrainx.parallel.rules import constrain
 
-# What the backward pass finds in memory of each block; the rest it computes again.
+# What the backward pass finds in memory of each block; the rest it computes again. A result of `Linear` has its module's name
+# and the dtype that goes on, a block's input is "block"; what lies in the host's memory comes back for the block's turn.
+_OF_ATTENTION, _OF_MLP = ("query", "key", "value", "out"), ("gate", "up", "down")
+_policies = jax.checkpoint_policies
+_to_host = functools.partial(
+    _policies.save_and_offload_only_these_names, offload_src="device", offload_dst="pinned_host"
+)
 REMAT = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.checkpoint_dots,
-    "weight_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _policies.nothing_saveable,
+    "dots": _policies.checkpoint_dots,
+    "weight_dots": _policies.save_only_these_names(*_OF_ATTENTION, *_OF_MLP),
+    "attention": _policies.save_only_these_names(*_OF_ATTENTION),
+    "offload": _to_host(names_which_can_be_saved=[], names_which_can_be_offloaded=["block"]),
+    "offload_dots": _to_host(
+        names_which_can_be_saved=["block"], names_which_can_be_offloaded=[*_OF_ATTENTION, *_OF_MLP]
+    ),
 }
 INITIAL = ("normal", "fan_in")
 # The number of the first draw of a stack's dropped branches; dropout's stand before it.
@@ -56,8 +70,11 @@ class StackConfig:
       tied: the head is the token table; otherwise a matrix of its own.
       dropout: rate on embeddings and on the residual branches.
       remat: what the backward pass keeps of a block: "none" recomputes nothing, "dots" keeps all matrix products,
-        "weight_dots" those with weights, "full" only the block's input. A CPU saves nothing by it with unroll 0.
-      attention: "auto" chooses by platform; "blocks", "xla" and "cudnn" name a kernel.
+        "weight_dots" those with weights, "attention" those of its projections but not the MLP's, "full" only the block's input;
+        "offload" and "offload_dots" are "full" and "weight_dots" with what they keep in the host's memory, on a GPU or TPU.
+        A CPU saves nothing by it with unroll 0.
+      attention: "auto" chooses by platform; "blocks", "xla", "cudnn" (NVIDIA) and "splash" (TPU) name a kernel. A
+        ring (config.sharding.context) has its own.
       unroll: blocks per iteration of the scan over layers; 0 unrolls all (fast on CPU at small depth).
       vocab_multiple: vocabulary tables are stored padded to a multiple of this.
       initial_std: of all matrices and tables.
@@ -97,6 +114,7 @@ class StackConfig:
     drop_path = 0.0
     inner_mlp = False
     memory_norm = False
+    experts = ExpertsConfig()
 
     def __post_init__(self):
         for name, whole, parts in (
@@ -166,6 +184,9 @@ class StackConfig:
                 do="--config.model.attention=auto, or other heads and --config.precision.compute=bfloat16",
             )
 
+        if self.attention == "splash" and not splash.fits(precision.compute, self.head_size, length):
+            raise splash.refusal(f"heads of {self.head_size} in {precision.compute}, rows of {length} tokens")
+
     def turns(self, positions: jax.Array, dtype) -> Turns | None:
         """The rotary angles of positions, where the model turns."""
         return turns(positions, self.head_size, self.rotary_base, dtype) if self.positions == "rotary" else None
@@ -180,6 +201,7 @@ class Around:
       turns: rotary angles of the positions.
       segments, seen, bias, key_segments: what tokens see of each other, as `kernels.attention` takes them.
       memory: [B, S, D], what a cross-attention reads; source_segments: int32[B, S], where it is real.
+      real: bool[B, T], the tokens that are not padding, for a mixture of experts; None: all are.
     """
 
     keys: jax.Array | None = None
@@ -190,6 +212,7 @@ class Around:
     memory: jax.Array | None = None
     source_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
+    real: jax.Array | None = None
 
 
 class Block(nn.Module):
@@ -219,10 +242,11 @@ class Block(nn.Module):
     ):
         """x [B, T, D]; layer int32[] is the block's number; `memory`: the cross-attention's keys and values, made before.
 
-        Returns (x, None), or with a cache (x, (cache, memory)).
+        Returns (x, None), of a mixture of experts (x, Routing), or with a cache (x, (cache, memory)).
         """
         config, precision = self.config, self.precision
-        spread, decoding = config.spread(self.depth, layer), cache is not None
+        x = checkpoint_name(x, "block")
+        spread, decoding, routing = config.spread(self.depth, layer), cache is not None, None
 
         def attend(y):
             nonlocal cache
@@ -241,7 +265,14 @@ class Block(nn.Module):
                 memory = cross.read(read)
             return cross(y, memory, around.source_segments)
 
-        branches = {"attention": attend, "mlp": MLP(config, spread, precision, name="mlp")}
+        def route(y):
+            nonlocal routing
+            experts = Experts(config, spread, precision, name="mlp")
+            y, routing = experts(y, around.real, limited=not decoding)
+            return y
+
+        mlp = route if config.experts.count else MLP(config, spread, precision, name="mlp")
+        branches = {"attention": attend, "mlp": mlp}
         if self.cross:
             inner = {"inner_mlp": MLP(config, spread, precision, name="inner_mlp")} if config.inner_mlp else {}
             branches = {"attention": attend, **inner, "cross": read, "mlp": branches["mlp"]}
@@ -255,7 +286,7 @@ class Block(nn.Module):
                 y = drop_path(y, rate, around.keys, DROP_PATH + len(branches) * layer + index)
             x = x + dropout(y, config.dropout, around.keys, self.first_site + len(branches) * layer + index)
             x = constrain(x if config.norm_first else norm(x), "batch", "length", "act_embed")
-        return x, (cache, memory) if decoding else None
+        return x, (cache, memory) if decoding else routing
 
 
 class MLP(nn.Module):
@@ -279,23 +310,3 @@ class MLP(nn.Module):
         y = activate(grow("gate")) * wide(grow("up")) if config.gated else activate(grow("up"))
         y = y.astype(precision.compute)
         return Linear(hidden, width, spread.down, config.bias, precision, law=spread.law, name="down")(y)
-
-
-def stacked(
-    config: StackConfig, precision: Precision, depth: int, causal: bool, cross: bool = False, first_site: int = 0
-) -> nn.Module:
-    """The scanned stack: (x, layer numbers, caches, memories, around) -> (x, (caches, memories) where there are caches).
-
-    To be called in `setup`: scan and remat make a new class at each call, and as fields they would make equal models differ.
-    """
-    policy = REMAT[config.remat]
-    block = Block if policy is None else nn.remat(Block, prevent_cse=config.unroll == 0, policy=policy)
-    return nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=(0, 0, 0, nn.broadcast),
-        length=depth,
-        unroll=config.unroll or depth,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )(config, precision, depth, causal, cross, first_site)

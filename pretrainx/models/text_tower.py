@@ -12,7 +12,8 @@ from flax import linen as nn
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.attention import Cache
 from pretrainx.models.layers import ACTIVATIONS, Embedding, Norm, Precision, dropout, padded
-from pretrainx.models.stack import Around, StackConfig, stacked
+from pretrainx.models.stack import Around, StackConfig
+from pretrainx.models.stacked import Stack
 from pretrainx.parallel.rules import constrain
 
 POOLS = ("end", "last", "class")
@@ -68,7 +69,7 @@ class TextTower(nn.Module):
         if marked:
             initial = nn.with_logical_partitioning(nn.initializers.normal(config.initial_std), ("embed",))
             self.class_token = self.param("class_token", initial, (config.width,), precision.params)
-        self.layers = stacked(config, precision, config.depth, causal=config.causal)
+        self.layers = Stack(config, precision, config.depth, causal=config.causal)
         self.final_norm = Norm(config.norm, config.norm_epsilon, precision)
 
     @property

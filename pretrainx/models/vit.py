@@ -13,7 +13,8 @@ from pretrainx.core.images import Images
 from pretrainx.models.attention_pool import MapHead
 from pretrainx.models.layers import ACTIVATIONS, LAWS, Linear, Norm, Precision, Spread, dropout, wide
 from pretrainx.models.patches import patchify, relative_index, sincos_table
-from pretrainx.models.stack import Around, StackConfig, stacked
+from pretrainx.models.stack import Around, StackConfig
+from pretrainx.models.stacked import Stack
 from pretrainx.parallel.rules import constrain, constrain_groups, row_groups
 
 POSITIONS = ("learned", "sincos", "relative", "none")
@@ -193,7 +194,7 @@ class Vit(nn.Module):
             self.position = LearnedTable(self.count + config.class_token, width, config.initial_std, law, precision)
         if config.positions == "relative":
             self.relative = PatchBias(self.grid, config.heads, config.class_token, precision)
-        self.layers = stacked(config, precision, config.depth, causal=False)
+        self.layers = Stack(config, precision, config.depth, causal=False)
         norm = lambda: Norm(config.norm, config.norm_epsilon, precision)
         if config.embedding_norm:
             self.embedding_norm = norm()

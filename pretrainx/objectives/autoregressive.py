@@ -13,7 +13,7 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.layers import Precision
-from pretrainx.objectives import cross_entropy
+from pretrainx.objectives import cross_entropy, routing
 from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.objective import Objective, check_outputs
 
@@ -36,7 +36,9 @@ class Autoregressive(Objective):
     segmented: bool = False
     loss: TokenLoss = TokenLoss()
 
-    terms = (Term("nll"),)
+    @property
+    def terms(self):
+        return (Term("nll"), *routing.terms(self.model.config.experts))
 
     @property
     def reads(self):
@@ -56,12 +58,13 @@ class Autoregressive(Objective):
             segments = example["segments"]
             inputs |= {"segments": segments[:-1], "positions": restarting(segments[:-1])}
             real &= (segments[1:] == segments[:-1]) & (segments[1:] > 0)
-        return Observation(inputs, targets, {"nll": real.astype(jnp.float32)})
+        weights = {"nll": real.astype(jnp.float32), **routing.weights(self.model.config.experts)}
+        return Observation(inputs, targets, weights)
 
     def encode(self, params, extras, observation, keys, step, *, train):
         run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
-        x = self._blocks(run, observation.inputs, keys if train else None)
-        return cross_entropy.scored(
+        x, routed = self._routed(run, observation.inputs, keys if train else None)
+        outcome = cross_entropy.scored(
             lambda hidden: run("logits", hidden),
             run("hidden", x),
             observation.targets,
@@ -69,10 +72,13 @@ class Autoregressive(Objective):
             "nll",
             self.loss.when(train),
         )
+        return routing.added(outcome, routed, observation.weights, train)
 
-    def _blocks(self, run, inputs, keys):
-        positions = inputs.get("positions")
-        return run("blocks", run("embed", inputs["tokens"], keys, positions), keys, positions, inputs.get("segments"))
+    def _routed(self, run, inputs, keys):
+        tokens, positions = inputs["tokens"], inputs.get("positions")
+        around = keys, positions, inputs.get("segments"), inputs.get("seen")
+        real = tokens != self.vocabulary.special("pad") if self.model.config.experts.count else None
+        return run("routed", run("embed", tokens, keys, positions), *around, real)
 
     def flops_per_row(self):
         return self.length * sizes.decoder_flops_per_token(self.model.config, self.vocabulary.size, self.length)
@@ -85,7 +91,7 @@ class Autoregressive(Objective):
         check_outputs(names, ("logits", "hidden", "features"))
         keys = jax.random.split(key, inputs["tokens"].shape[0]) if train else None
         run = lambda method, *args: self.model.apply({"params": params}, *args, method=method)
-        x = self._blocks(run, inputs, keys)
+        x, _ = self._routed(run, inputs, keys)
         found = {}
         if "logits" in names:
             found["logits"] = run("head", x)[..., : self.vocabulary.size]

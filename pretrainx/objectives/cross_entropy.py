@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from pretrainx.core.records import Mean, Outcome
 from pretrainx.models.layers import wide
-from pretrainx.parallel.rules import constrain, constrain_groups, row_groups, within_group
+from pretrainx.parallel.rules import constrain, constrain_groups, row_groups, ways, within_group
 
 # Of a chunk on one device: about so many logits (256 MiB in float32), and tokens enough to keep a matrix unit busy.
 CHUNK_LOGITS, CHUNK_TOKENS, FEWEST_CHUNKS = 2**26, 1024, 4
@@ -86,13 +86,14 @@ def judged(
 ) -> tuple[Outcome, jax.Array]:
     """(what `scored` returns, hits bool[B, T]): a hit is a target with weight whose logit is the largest (or equal)."""
     (rows, length), chunks = targets.shape, loss.chunks
+    pieces = ways("length") if length % ways("length") == 0 else 1  # of the length, each on devices of its own
     if not chunks:
         shape = jax.eval_shape(head, jax.ShapeDtypeStruct((1, 1, hidden.shape[2]), hidden.dtype))
-        chunks = chunks_for(rows // row_groups(rows), length, shape.shape[-1])
-    parts = tuple(_divided(x, chunks) for x in (hidden, targets, weights))
+        chunks = chunks_for(rows // row_groups(rows), length // pieces, shape.shape[-1])
+    parts = tuple(_divided(x, chunks, pieces) for x in (hidden, targets, weights))
     pure, closed_over = _explicit(head, parts[0][0, 0])
     total, score, nll, hits = _weighted(pure, loss, parts, *closed_over)
-    whole = lambda each: jnp.moveaxis(jax.lax.stop_gradient(each), 0, 3).reshape(rows, -1)[:, :length]
+    whole = lambda each: _joined(jax.lax.stop_gradient(each), length, pieces)
     # What has no weight is not looked at under a gradient.
     hits = whole(hits) & (weights > 0)
     # `where`, since 0 times a NaN is NaN.
@@ -123,18 +124,30 @@ def outcome(term: str, nll: jax.Array, weights: jax.Array) -> Outcome:
     return Outcome(totals={term: rows.sum()}, per_row={term: jax.lax.stop_gradient(rows)})
 
 
-def _divided(x: jax.Array, count: int) -> jax.Array:
-    """[B, T, ...] -> [count, groups, B / groups, T / count, ...], T filled up with zeros to a multiple of `count`.
+def _divided(x: jax.Array, count: int, pieces: int) -> jax.Array:
+    """[B, T, ...] -> [count, groups, B / groups, T / count, ...], each piece of T filled with zeros to a multiple of `count`.
 
-    Chunk j holds tokens j, j + count, ..., so that a length that is laid over devices stays on all of them. Groups are the
-    rows that lie together: what is summed over a chunk is summed in each group, and over groups once, after the last chunk.
-    (A sum over rows inside the loop would be a collective for each chunk, of a gradient as large as the vocabulary table.)
+    A piece of the length is what one device has of it, or all: chunk j holds tokens j, j + count, ... of each, so that no token
+    changes its place. Groups are the rows that lie together: what is summed over a chunk is summed in each group, and over
+    groups once, after the last chunk. (A sum over rows inside the loop would be a collective for each chunk, of a gradient as
+    large as the vocabulary table.)
     """
-    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % count)] + [(0, 0)] * (x.ndim - 2))
-    rows, length = x.shape[:2]
+    rows, length, *rest = x.shape
     groups = row_groups(rows)
-    x = x.reshape(groups, rows // groups, length // count, count, *x.shape[2:])
-    return constrain(jnp.moveaxis(x, 3, 0), None, "batch", None, "length", *[None] * (x.ndim - 4))
+    kept = [None] * len(rest)
+    x = x.reshape(rows, pieces, length // pieces, *rest)
+    x = jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[2] % count)] + [(0, 0)] * len(rest))
+    x = constrain(x, "batch", "length", None, *kept)
+    x = jnp.moveaxis(x.reshape(groups, rows // groups, pieces, -1, count, *rest), 4, 0)
+    x = x.reshape(count, groups, rows // groups, -1, *rest)
+    return constrain(x, None, "batch", None, "length", *kept)
+
+
+def _joined(each: jax.Array, length: int, pieces: int) -> jax.Array:
+    """[B, T] of numbers per token [count, groups, B / groups, T / count], the inverse of `_divided`."""
+    count, groups, rows, _ = each.shape
+    each = jnp.moveaxis(each.reshape(count, groups, rows, pieces, -1), 0, 4)
+    return each.reshape(groups * rows, pieces, -1)[:, :, : length // pieces].reshape(groups * rows, length)
 
 
 def _in_groups(function: Callable, *parts):

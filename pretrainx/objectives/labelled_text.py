@@ -21,6 +21,7 @@ from pretrainx.models.layers import Precision
 from pretrainx.models.task_heads import KINDS, NAME, Scores, TaskHead
 from pretrainx.objectives.masked_lm import mark_names
 from pretrainx.objectives.objective import Objective, check_outputs
+from pretrainx.objectives.routing import refuse_experts
 
 POOLS = ("auto", "cls", "mean", "last")
 
@@ -61,6 +62,7 @@ class HeadConfig:
                 why=f"the section is a {type(model).__name__}",
                 do="--config.model.name=encoder, or decoder",
             )
+        refuse_experts(name, model)
         if isinstance(model, EncoderConfig):
             # What predicts tokens is not read, and would only decay.
             model = dataclasses.replace(model, head="none", **model_is)

@@ -16,7 +16,7 @@ from pretrainx.models.attention import Cache
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
-from pretrainx.objectives import seq2seq
+from pretrainx.objectives import routing, seq2seq
 from pretrainx.objectives.autoregressive import Autoregressive
 from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.seq2seq import Pair, Seq2Seq
@@ -51,12 +51,13 @@ class PrefixLm(Autoregressive):
         prefix = len(front) + jax.random.randint(key, (), 1, jnp.maximum(length - 1, 2), jnp.int32)
         place = jnp.arange(1, row.shape[0])
         after = (place >= prefix) & (place < len(front) + length)
-        return Observation({"tokens": row[:-1], "prefix": prefix}, row[1:], {"nll": after.astype(jnp.float32)})
+        weights = {"nll": after.astype(jnp.float32), **routing.weights(self.model.config.experts)}
+        return Observation({"tokens": row[:-1], "prefix": prefix}, row[1:], weights)
 
-    def _blocks(self, run, inputs, keys):
-        tokens = inputs["tokens"]
-        seen = jnp.arange(tokens.shape[1]) < inputs["prefix"][:, None] if "prefix" in inputs else None
-        return run("blocks", run("embed", tokens, keys), keys, None, None, seen)
+    def _routed(self, run, inputs, keys):
+        if "prefix" in inputs:
+            inputs = inputs | {"seen": jnp.arange(inputs["tokens"].shape[1]) < inputs["prefix"][:, None]}
+        return super()._routed(run, inputs, keys)
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
         """logits [B, T, V]; hidden [B, T, D]; features [B, D], the mean of hidden.

@@ -21,6 +21,7 @@ from pretrainx.models.prefixed_decoder import PrefixedDecoder
 from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.cross_entropy import TokenLoss
 from pretrainx.objectives.objective import Objective, check_outputs
+from pretrainx.objectives.routing import refuse_experts
 
 
 class Pair(NamedTuple):
@@ -207,6 +208,7 @@ def built(
     unsegmented(name, segmented)
     sizes_of = vocabulary.size, *widths, precision, vocabulary.predicted
     if isinstance(model, DecoderConfig):
+        refuse_experts(name, model)
         return prefixed_decoder.built(model, *sizes_of)
     return model.build(*sizes_of)
 

@@ -12,6 +12,7 @@ import optax
 
 from pretrainx.core import axes
 from pretrainx.optim import factored, muon, per_layer
+from pretrainx.optim.moments import MOMENTS
 
 ROLES = ("kernel", "bias", "norm", "embedding", "head", "scalar")
 MATRICES = per_layer.MATRICES
@@ -61,7 +62,13 @@ class Decoupled:
 
 @dataclass(frozen=True)
 class AdamWConfig(Decoupled):
-    """AdamW (Loshchilov & Hutter 2019); `decays` lists the roles that decay."""
+    """AdamW (Loshchilov & Hutter 2019).
+
+    Attributes:
+      decays: the roles that decay.
+      moments: in which dtype moments are kept, here as in the other optimizers: "params" is that of the parameters, "float32"
+        is for parameters that are narrower, "bfloat16" takes a half of the memory (optim/moments.py: rounded at random).
+    """
 
     b1: float = field(default=0.9, metadata={"min": 0, "below": 1})
     b2: float = field(default=0.95, metadata={"min": 0, "below": 1})
@@ -69,6 +76,7 @@ class AdamWConfig(Decoupled):
     weight_decay: float = field(default=0.1, metadata={"min": 0})
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
+    moments: str = field(default="params", metadata={"choices": MOMENTS})
 
     def direction(self, by_path):
         return "adam", optax.scale_by_adam(self.b1, self.b2, self.epsilon)
@@ -92,6 +100,7 @@ class SGDConfig(Decoupled):
     weight_decay: float = field(default=0.0, metadata={"min": 0})
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
+    moments: str = field(default="params", metadata={"choices": MOMENTS})
     nesterov: bool = False
     coupled: bool = False
 
@@ -116,6 +125,7 @@ class LionConfig(Decoupled):
     weight_decay: float = field(default=1.0, metadata={"min": 0})
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
+    moments: str = field(default="params", metadata={"choices": MOMENTS})
 
     def direction(self, by_path):
         return "lion", optax.scale_by_lion(self.b1, self.b2)
@@ -150,6 +160,7 @@ class AdafactorConfig(Decoupled):
     weight_decay: float = field(default=0.0, metadata={"min": 0})
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
+    moments: str = field(default="params", metadata={"choices": MOMENTS})
 
     def direction(self, by_path):
         moment = factored.scale_by_factored_rms(by_path, self.factored_from, self.exponent, self.b2_max, self.epsilon)
@@ -181,6 +192,7 @@ class LARSConfig:
     decays: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
     adapts: tuple[str, ...] = field(default=MATRICES, metadata={"choices": ROLES})
     groups: tuple[Group, ...] = ()
+    moments: str = field(default="params", metadata={"choices": MOMENTS})
 
     def parts(self, by_path, decay, rates):
         ratio = optax.scale_by_trust_ratio(trust_coefficient=self.trust, eps=self.epsilon)

@@ -18,7 +18,7 @@ import optax
 
 from pretrainx.core import axes, paths
 from pretrainx.core.errors import ConfigError
-from pretrainx.optim import layer_rates, unfreezing
+from pretrainx.optim import layer_rates, moments, unfreezing
 from pretrainx.optim.algorithms import (
     OPTIMIZERS,
     AdafactorConfig,
@@ -131,7 +131,7 @@ class Optimizer:
         parts = [*clip, *self.config.parts(self.by_path, decay, rates)]
         if any(group.unfreeze_every for group in self.config.groups):
             parts = unfreezing.around(parts, self.joins, self.config)
-        return optax.named_chain(*parts)
+        return moments.stored(optax.named_chain(*parts), self.config.moments)
 
     def _decayed(self, updates, params):
         strength = self.config.weight_decay
@@ -162,15 +162,9 @@ class Optimizer:
         Counts take `other`, and so do rows and columns of a factored moment: they are small, and a parameter's sharding
         is not theirs. `params` need only have shapes.
         """
-        shapes, known = dict(paths.leaves(params)), dict(paths.leaves(params_shardings))
-
-        def place(path, leaf):
-            names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-            ends = ("/".join(names[i:]) for i in range(len(names)))
-            end = next((end for end in ends if end in known), None)
-            return known[end] if end is not None and leaf.shape == shapes[end].shape else other
-
-        return jax.tree_util.tree_map_with_path(place, state)
+        known = dict(paths.leaves(params_shardings))
+        owners = moments.owners(state, {path: leaf.shape for path, leaf in paths.leaves(params)})
+        return jax.tree.map(lambda owner: known[owner] if owner else other, owners)
 
     def table(self, shapes: dict[str, tuple[int, ...]]) -> list[tuple]:
         """(path, role, matrix shape, rate multiplier as `rates` has it, decay) of every leaf, for printing and for tests."""

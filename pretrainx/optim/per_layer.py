@@ -17,7 +17,7 @@ MATRICES = ("kernel", "head", "embedding")
 
 def stacks(names: axes.Names) -> tuple[int, ...]:
     """The dimensions along which parameters are stacked: each index of them is a parameter of its own."""
-    return tuple(index for index, name in enumerate(names) if not axes.without_layers((name,)))
+    return tuple(index for index, name in enumerate(names) if name in axes.STACKS)
 
 
 def sides(names: axes.Names) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -200,16 +200,16 @@ def first_trouble(purpose: str, trouble: str = "") -> str:
 
 
 def settled(tree: Any) -> Any:
-    """`tree`, and on CPUs of many processes not before it is computed.
+    """`tree`, and on several CPU devices, of one process or many, not before it is computed.
 
     Collectives between CPU processes (gloo) carry no name: those of two programs in flight at once meet each other, and the
-    processes hang or abort. Every program that runs over all devices is waited for there; accelerators order their own.
+    processes hang or abort. Simulated devices of one process share its threads, which many programs in flight use up while
+    each waits for the others. Every program that runs over all devices is waited for there; accelerators order their own.
     """
-    if count() > 1:
-        import jax
+    import jax
 
-        if jax.default_backend() == "cpu":
-            return jax.block_until_ready(tree)
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        return jax.block_until_ready(tree)
     return tree
 
 

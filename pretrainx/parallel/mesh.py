@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from pretrainx.core.errors import ConfigError
@@ -50,7 +51,41 @@ def sizes(config: MeshConfig, device_count: int) -> tuple[int, ...]:
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices=None) -> Mesh:
-    """A mesh over `devices` (default: all). Axes are Auto: explicit ones turn constraints into assertions."""
+    """A mesh over `devices` (default: all). Axes are Auto: explicit ones turn constraints into assertions.
+
+    On TPUs neighbours along an axis are neighbours on the torus. Of several slices the outer axes, data before fsdp, span the
+    slow network between them: replicas of what is sharded inside each. ConfigError where those axes cannot.
+    """
     devices = list(devices if devices is not None else jax.devices())
     shape = sizes(config, len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    auto = (AxisType.Auto,) * len(AXES)
+    if devices[0].platform != "tpu":
+        return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        outer = across(shape, slices)
+        inner = tuple(size // parts for size, parts in zip(shape, outer, strict=True))
+        placed = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=auto)
+
+
+# Axes that may span slices: their collectives come once a step, or pass little.
+OUTER = ("data", "stage", "fsdp")
+
+
+def across(shape: tuple[int, ...], slices: int) -> tuple[int, ...]:
+    """Into how many parts each axis is cut between slices: the first of OUTER as far as it divides, then the next."""
+    parts, left = dict.fromkeys(AXES, 1), slices
+    for axis in OUTER:
+        parts[axis] = math.gcd(shape[AXES.index(axis)], left)
+        left //= parts[axis]
+    if left > 1:
+        raise ConfigError(
+            "the mesh cannot be laid over the slices",
+            where="config.mesh",
+            why=f"{slices} slices, but data x stage x fsdp leave {left} of them: other axes need the links inside a slice",
+            do=f"--config.mesh.data={slices} or a multiple",
+        )
+    return tuple(parts.values())

@@ -16,24 +16,31 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.parallel.sharding import ShardingConfig
 
 _RULES = jax.make_user_context(None)
 
 # Weights and activations have different names for their width: `batch` and a weight's `embed` both use fsdp, so an
 # activation [batch, embed] would use it twice.
 TABLE = (
-    ("batch", ("data", "fsdp")),
+    # For all but a mixture of experts its axis divides rows like the others; there it divides experts. And for all but the
+    # layers of a pipeline the axis of stages does too.
+    ("batch", ("data", "fsdp", "expert", "stage")),
+    ("expert_batch", ("data", "fsdp")),
     ("length", ("context",)),
     ("act_embed", ()),
     ("act_heads", ("tensor",)),
     ("act_mlp", ("tensor",)),
     ("act_vocab", ("tensor",)),
-    ("layers", ()),
+    ("act_experts", ("expert",)),
+    ("layers", ("stage",)),
     ("embed", ("fsdp",)),
     ("norm", ("fsdp",)),
     ("heads", ("tensor",)),
     ("head_dim", ()),
     ("mlp", ("tensor",)),
+    ("experts", ("expert",)),
+    ("routes", ()),
     ("vocab", ("tensor",)),
     ("position", ("tensor",)),
     ("place", ("tensor",)),
@@ -51,10 +58,16 @@ TABLE = (
 
 @dataclass(frozen=True)
 class Rules:
-    """A mesh and the table that maps logical names to its axes. Hashable; equal rules share compiled programs."""
+    """A mesh, the table that maps logical names to its axes, and the rest of what is said about sharding. Hashable; equal
+    rules share compiled programs.
+
+    strict: rows that their devices do not divide are an error, not whole on each: for a look ahead.
+    """
 
     mesh: Mesh
     table: tuple[tuple[str, tuple[str, ...]], ...] = TABLE
+    config: ShardingConfig = ShardingConfig()
+    strict: bool = False
 
     def bound(self):
         """Context manager: `constrain` obeys these rules inside it, under jit, scan and remat alike."""
@@ -124,7 +137,13 @@ class Rules:
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """`x` with its sharding pinned to the logical axes `names`, one per dimension; as it is where no rules are bound."""
     rules = _RULES.value
-    return x if rules is None else jax.lax.with_sharding_constraint(x, rules.sharding(names, x.shape))
+    return x if rules is None else _pinned(x, rules, rules.spec(names, x.shape))
+
+
+def _pinned(x: jax.Array, rules: Rules, spec: PartitionSpec) -> jax.Array:
+    """Within a `shard_map` over some of the axes the mesh says so of itself, and only that form of it is accepted."""
+    here = jax.sharding.get_abstract_mesh()
+    return jax.lax.with_sharding_constraint(x, NamedSharding(here if here.manual_axes else rules.mesh, spec))
 
 
 def in_force() -> Rules | None:
@@ -155,7 +174,7 @@ def constrain_groups(x: jax.Array) -> jax.Array:
         return x
     axes = tuple(axis for axis in rules.axes("batch") if rules.mesh.shape[axis] > 1)
     spec = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
-    return jax.lax.with_sharding_constraint(x, NamedSharding(rules.mesh, spec))
+    return _pinned(x, rules, spec)
 
 
 def device() -> tuple[jax.Device, int]:

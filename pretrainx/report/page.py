@@ -16,7 +16,9 @@ from typing import Any
 from pretrainx.core.config import difference, flatten
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.readable import duration, quantity
+from pretrainx.report.bars import panel
 from pretrainx.report.curves import COLOURS, draw
+from pretrainx.report.goodput import attempts, goodput
 from pretrainx.report.read import Run, Sample, read_runs
 from pretrainx.report.style import STYLE
 
@@ -26,7 +28,7 @@ _EVENTS_SHOWN = 60
 _PAGE_WIDTH = 1036  # pixels of its text
 _LARGEST_SCALE = 6  # of a picture's pixels
 _STEPS_SHOWN = 6  # of those that were evaluated by command
-_ROUTINE = ("saving", "saved", "eval")  # told by their number and their last step, not one by one
+_ROUTINE = ("saving", "saved", "eval", "seconds")  # told by their number and their last step, not one by one
 
 
 def write(output: str | Path, workdirs: Sequence[str | Path]) -> Path:
@@ -63,6 +65,7 @@ def render(runs: Sequence[Run]) -> str:
     sections = [
         _headline(runs),
         _section("Curves", _curves(runs)),
+        _section("Time", times) if (times := panel(runs)) else "",
         _section("Config differences", _config_differences(runs)) if len(runs) > 1 else "",
         *(_section(_of(run, "Evaluations", runs), _evaluations(run.evals)) for run in runs if run.evals),
         *(_section(_of(run, "Pictures", runs), _pictures(run)) for run in runs if run.pictures or run.left_out),
@@ -125,7 +128,7 @@ def _figures(run: Run) -> dict[str, str | None]:
     step = run.metrics[-1]["step"]
     train = run.config.get("train")
     steps = train.get("steps") if isinstance(train, Mapping) else None
-    parameters = run.fact("parameters")
+    parameters, share = run.fact("parameters"), goodput(attempts(run.lines, run.events))
     return {
         "steps": f"{step:,} of {steps:,}" if isinstance(steps, int) and steps > step else f"{step:,}",
         "final train loss": last("train/loss"),
@@ -136,6 +139,7 @@ def _figures(run: Run) -> dict[str, str | None]:
         "tokens/s": median("perf/tokens_per_s", quantity),
         "examples/s": median("perf/examples_per_s", quantity),
         "MFU": median("perf/mfu", lambda value: f"{100 * value:.1f}%"),
+        "goodput": None if share is None else f"{100 * share:.1f}%",
         "wall time": last("wall", duration),
         "parameters": quantity(parameters) if isinstance(parameters, (int, float)) else None,
     }

@@ -57,6 +57,7 @@ class Run:
       metrics: one record per step, in order.
       events, samples: in order; either may be empty.
       evals: what `pretrainx eval` found, one record per step, in order.
+      lines: every record of metrics.jsonl in file order, those of steps that ran twice included.
       pictures: of each name the newest; left_out: names of files that are too large for a page.
     """
 
@@ -68,6 +69,7 @@ class Run:
     evals: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """(steps, values) where the metric was recorded and is finite."""
@@ -104,7 +106,7 @@ def read_run(workdir: str | Path, name: str = "") -> Run:
         raise DataError(f"there is no run {path}", where=str(path), why="no such directory", do=_command("FILE", path))
     config = _config(path)
     metrics_path = path / "metrics.jsonl"
-    metrics = read_metrics(metrics_path)
+    lines, metrics = read(metrics_path), read_metrics(metrics_path)
     if not metrics:
         state = "has no whole record yet" if metrics_path.exists() else "is missing"
         raise DataError(
@@ -116,7 +118,7 @@ def read_run(workdir: str | Path, name: str = "") -> Run:
     name = name or path.resolve().name
     events, evals = read(path / "events.jsonl"), read_metrics(path / "evals.jsonl")
     samples = path / "samples"
-    return Run(name, config, metrics, events, _samples(samples), evals, *_pictures(samples))
+    return Run(name, config, metrics, events, _samples(samples), evals, *_pictures(samples), lines)
 
 
 def _command(config: str | Path, workdir: Path) -> str:

@@ -36,6 +36,14 @@ table.single td { padding: 0 6px 12px 16px; border: 0; font-size: 18px; font-wei
 .curves figure { margin: 0; }
 .curves svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
+.time { margin: 0 0 12px; }
+.time p { margin: 0 0 4px; font-size: 13px; font-weight: 550; }
+.bar { display: flex; height: 22px; border-radius: 3px; overflow: hidden; background: var(--tint); }
+.bar i { display: block; min-width: 0; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+table.times { margin: 6px 0 10px; font-size: 13px; }
+table.times td { border-top: 1px solid var(--line); }
+table.times td + td { white-space: nowrap; }
+table.times td.key { white-space: normal; }
 .pictures { display: flex; flex-wrap: wrap; gap: 24px 28px; align-items: flex-end; }
 .pictures figure { margin: 0; max-width: 100%; }
 .pictures img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }

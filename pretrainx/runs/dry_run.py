@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pretrainx.core.json_lines import read_metrics
 from pretrainx.core.readable import duration, quantity
 from pretrainx.parallel import distributed
 from pretrainx.runs import examples, frozen_tokenizer, parameters, preserved
+from pretrainx.runs.compiled import compile_step
 from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.disk import disk_need
 from pretrainx.runs.evaluations import evaluated
@@ -24,13 +24,14 @@ from pretrainx.runs.introduction import introduce
 from pretrainx.runs.load import data_directory
 from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse
+from pretrainx.runs.replicas import in_replicas
 from pretrainx.runs.resume import blame, changes, plain, refuse_changes, shown
 from pretrainx.runs.starting_point import read_start
 from pretrainx.runs.train import begin, check_disk, prepared
+from pretrainx.training import replicated
 from pretrainx.training import state as states
 from pretrainx.training.peak import peak_flops
 from pretrainx.training.restore import FormatError, MisfitError, restore_step, steps_in
-from pretrainx.training.step import make_train_step
 
 ASSUMED_MFU = 0.4  # of a well-fed accelerator, where the run has not measured its own
 ROWS, CHARACTERS = 2, 400  # of the batch that is shown
@@ -59,11 +60,12 @@ def dry_run(
     recipe = frozen_tokenizer.resolved(recipe, workdir)
     heading("data")
     with data_of(recipe, workdir, say) as data:
-        parts = assemble(recipe, data.about)
+        parts = in_replicas(recipe, assemble(recipe, data.about))
         like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
         heading("parameters")
         tell_all(parameters.lines(parts), say)
         tell_all((f"warning: {line}" for line in states.fallbacks(parts.found, parts.rules)), say)
+        tell_all((f"warning: {line}" for line in replicated.lines(like, parts.found, parts.rules)), say)
         heading("run")
         introduce(recipe, parts, data, workdir, say)
         tell_all(arithmetic(recipe, parts, workdir), say)
@@ -155,44 +157,27 @@ def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
 
 def memory_lines(recipe: Recipe, parts: Parts, like: states.TrainState) -> Iterator[str]:
     """What is kept, counted; then what the compiled train step says. OutOfMemoryError where the device has less."""
-    of = parameters.bytes_on_device
-    counted = {
-        "parameters": of(like.params) + of(like.frozen),
-        "optimizer": of(like.opt_state),
-        "gradients": of(like.params),
-        "averages": of(like.ema),
-        "extras": of(like.extras),
-    }
+    found = compile_step(parts, like, recipe.train.batch_size)
+    counted = {kind: size for kind, size in found.counted.items() if kind != "batch"}
     sizes = ", ".join(f"{name} {_mebi(size)}" for name, size in counted.items() if size)
     yield f"counted: {sizes}; together {_mebi(sum(counted.values()))}, activations not counted"
-    spec = parts.objective.batch_spec(recipe.train.batch_size)
-    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parts.rules.rows(leaf.shape))
-    batch = jax.tree.map(place, spec)
-    started = time.perf_counter()
-    step = make_train_step(parts.objective, parts.optimizer, parts.options, like)
-    compiled = step.lower(like, batch).compile()
-    yield f"the train step compiles: {time.perf_counter() - started:.1f} s"
-    found = compiled.memory_analysis()
-    if found is None:
+    yield f"the train step compiles: {found.seconds:.1f} s"
+    if not found.peak:
         yield "the compiler tells no sizes on this platform"
         return
-    # The state is donated: its outputs take the place of its inputs.
-    peak = (
-        found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    )
-    yield (
-        f"compiled: arguments {_mebi(found.argument_size_in_bytes)}, temporary {_mebi(found.temp_size_in_bytes)}, "
-        f"outputs beyond the donated state {_mebi(found.output_size_in_bytes - found.alias_size_in_bytes)}; "
-        f"together {_mebi(peak)}"
-    )
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if not found.limit:
+        yield (
+            f"compiled: arguments {_mebi(found.argument)}, temporary {_mebi(found.temporary)}, "
+            f"outputs beyond the donated state {_mebi(found.output)}; together {_mebi(found.peak)}"
+        )
+    limit = found.limit or (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit:
         yield f"device: {_mebi(limit)}"
-    if limit and peak > limit:
+    if limit and found.peak > limit:
         raise OutOfMemoryError(
             "the train step does not fit the device",
             where="device",
-            why=f"{_mebi(peak)} needed, {_mebi(limit)} there",
+            why=f"{_mebi(found.peak)} needed, {_mebi(limit)} there",
             do="one of these, cheapest first:\n"
             f"--config.train.microbatches={2 * recipe.train.microbatches}   the same update from smaller pieces\n"
             "--config.model.remat=full       recompute activations in the backward pass\n"

@@ -73,7 +73,7 @@ class Run:
         `batch` has the fields that training rows have ({"tokens": int[B, T + 1]} for causal models, {task: fields} for a
         mixture); rows of fewer tokens are filled up. Those fields that follow from the others may be left out: "valid" (every
         row), "length" (without padding), "segments" (what is not padding is one document), "words" and "sentences" (of the
-        tokens); see `following`. ConfigError where another is missing, or rows are too wide.
+        tokens), "task" (the first); see `following`. ConfigError where another is missing, or rows are too wide.
         """
         batch = self._placed(self._completed(batch, self.objective.reads))
         key = random.stream(seed, random.EVALUATE, 0)
@@ -167,6 +167,7 @@ def following(tokens: np.ndarray, tokenizer: Tokenizer) -> dict[str, Callable[[]
         "valid": lambda: np.ones(len(tokens), bool),
         "length": lambda: np.where(real, np.arange(1, tokens.shape[1] + 1), 0).max(1).astype(np.int32),
         "segments": lambda: real.astype(np.int32),
+        "task": lambda: np.zeros(len(tokens), np.int32),
         "words": lambda: begins_word(tokens, before, marks()) & real,
         "sentences": lambda: ends_sentence(tokens, before, after, marks()) & real,
     }

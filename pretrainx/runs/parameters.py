@@ -6,6 +6,7 @@ import math
 
 import jax
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import axes, paths
 from pretrainx.optim import table
 from pretrainx.runs.parts import Parts
@@ -34,7 +35,13 @@ def lines(parts: Parts) -> list[str]:
     counted = {path: _count(names[path], leaf.shape, parts.vocab_size) for path, leaf in shapes.items()}
     total = sum(counted.values())
     tables = sum(count for path, count in counted.items() if axes.role(names[path]) == "embedding")
-    return [*text, f"without the padding of vocabulary tables {total:,}, and without embeddings {total - tables:,}"]
+    text.append(f"without the padding of vocabulary tables {total:,}, and without embeddings {total - tables:,}")
+    of_experts = sum(count for path, count in counted.items() if "experts" in names[path])
+    if of_experts:
+        experts = innermost(parts.objective).model.config.experts
+        idle = of_experts * (experts.count - experts.chosen) // experts.count
+        text.append(f"a token goes through {total - idle:,}: {experts.chosen} of {experts.count} experts in each block")
+    return text
 
 
 def _count(names: axes.Names, shape: tuple[int, ...], vocab_size: int) -> int:

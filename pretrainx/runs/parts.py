@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+
+import jax
 
 from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import paths
@@ -12,10 +15,12 @@ from pretrainx.core.labelled import Labelled
 from pretrainx.core.pairs import Pairs
 from pretrainx.core.records import tokens_of
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.models.experts import ExpertsConfig
 from pretrainx.objectives.objective import Objective
 from pretrainx.objectives.over_steps import OverSteps
 from pretrainx.optim.optimizer import Optimizer
 from pretrainx.parallel.mesh import make_mesh
+from pretrainx.parallel.pipeline import STAGE, inside, wanted_pieces
 from pretrainx.parallel.rules import Rules
 from pretrainx.runs import frozen_tokenizer
 from pretrainx.runs.data import About
@@ -60,17 +65,21 @@ class Parts:
 
 def lay_out(recipe: Recipe, devices=None) -> tuple[Rules, int]:
     """(rules, rows per device and microbatch) over `devices` (default: all). ConfigError where mesh or batch do not fit."""
-    rules = Rules(make_mesh(recipe.mesh, devices))
-    used = {axis for _, axes in rules.table for axis in axes}
-    for axis, size in rules.mesh.shape.items():
-        if size > 1 and axis not in used:
-            raise ConfigError(
-                f"nothing is laid over the mesh axis {axis!r}",
-                where=f"config.mesh.{axis}",
-                why=f"size {size}, but no sharding rule names it: every device along it would do the same work",
-                do=f"--config.mesh.{axis}=1",
-            )
+    rules = Rules(make_mesh(recipe.mesh, devices), config=recipe.sharding)
+    check_experts(recipe, rules)
     return rules, check_batch(recipe, rules.batch_ways())
+
+
+def check_experts(recipe: Recipe, rules: Rules) -> None:
+    """ConfigError where there are no experts for the mesh axis `expert`, or not as many for each device along it."""
+    ways, count = rules.mesh.shape["expert"], getattr(recipe.model, "experts", ExpertsConfig()).count
+    if ways > 1 and (not count or count % ways):
+        raise ConfigError(
+            "the experts do not divide over the mesh axis 'expert'",
+            where="config.mesh.expert",
+            why=f"{count} experts over {ways} devices" if count else f"{ways} devices, and the model has no experts",
+            do=f"--config.mesh.expert={math.gcd(count, ways) if count else 1}, and more of data or fsdp",
+        )
 
 
 def build(recipe: Recipe, about: About) -> Objective:
@@ -102,6 +111,8 @@ def assemble(recipe: Recipe, about: About, devices=None) -> Parts:
     check_groups(innermost(objective), recipe)
     options = Options(rules, recipe.seed, recipe.train.microbatches, recipe.ema.decay, recipe.guard)
     found = states.layout(objective, recipe.train.batch_size)
+    check_stages(objective, recipe, rules, found)
+    check_lengths(objective, rules, found, recipe.train.batch_size)
     schedule = recipe.schedule.over(recipe.train.steps)
     shapes = tuple((path, leaf.shape) for path, leaf in paths.leaves(found.params))
     optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes, shapes)
@@ -124,7 +135,7 @@ def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:
                 raise ConfigError(
                     f"the rows of the task {task!r} do not divide over the mesh",
                     where=f"config.{key}",
-                    why=f"{leaf.shape[0]} of {rows} rows over {unit} pieces (data x fsdp ways and microbatches)",
+                    why=f"{leaf.shape[0]} of {rows} rows over {unit} pieces (data x fsdp x expert x stage ways, microbatches)",
                     do="a larger batch, or a smaller config.mesh or config.train.microbatches",
                 )
 
@@ -142,4 +153,63 @@ def check_groups(objective: Objective, recipe: Recipe) -> None:
                 why=f"groups of {group}, but {rows * views} rows at once: {recipe.train.batch_size} rows in "
                 f"{recipe.train.microbatches} microbatches, {views} view(s) of each together",
                 do=f"--config.model.{key}batch_group={math.gcd(group, rows * views)}, another batch, or 0 for all rows",
+            )
+
+
+def check_lengths(objective: Objective, rules: Rules, found: states.Layout, rows: int) -> None:
+    """ConfigError where attention meets rows whose length the mesh does not divide. Which there are, the model is asked."""
+    ways = math.prod(rules.mesh.shape[axis] for axis in rules.axes("length"))
+    if ways == 1:
+        return
+    if not any("layers" in names for _, names in found.params_axes):
+        raise ConfigError(
+            "there is no length to lay over the mesh axis 'context'",
+            where="config.mesh.context",
+            why=f"{ways} devices, and the model has no attention: all of them would do the same work",
+            do="--config.mesh.context=1, and more of data or fsdp",
+        )
+
+    def encode(params, extras):
+        batch = states.example_batch(objective, rows)
+        keys = objective.row_keys(jax.random.key(0), batch)
+        with dataclasses.replace(rules, strict=True).bound():
+            observation = objective.observe_rows(keys, batch, 0)
+            return objective.encode(params, extras, observation, keys, 0, train=True).totals
+
+    jax.eval_shape(encode, found.params, found.extras)
+
+
+def check_stages(objective: Objective, recipe: Recipe, rules: Rules, found: states.Layout) -> None:
+    """ConfigError where layers do not divide over the stages of a pipeline, or rows over its pieces."""
+    stages, rounds, pieces = rules.mesh.shape[STAGE], rules.config.rounds, wanted_pieces(rules)
+    if stages == 1:
+        return
+    shapes = dict(paths.leaves(found.params))
+    depths = {path: shapes[path].shape[names.index("layers")] for path, names in found.params_axes if "layers" in names}
+    odd = next((path for path, depth in depths.items() if depth % (stages * rounds)), None)
+    if odd or not depths:
+        over = f"{stages} stages x {rounds} rounds" if rounds > 1 else f"{stages} stages"
+        fewer = math.gcd(stages, *depths.values()) if odd else 1
+        change = f"mesh.stage={fewer}" if fewer < stages else "sharding.rounds=1"
+        raise ConfigError(
+            "the layers do not divide over the stages of a pipeline",
+            where="config.mesh.stage",
+            why=f"{depths[odd]} of {odd} over {over}" if odd else "the model has no stack of equal layers",
+            do=f"--config.{change}, or another depth" if odd else f"--config.{change}",
+        )
+    if rounds > 1 and pieces % stages:
+        raise ConfigError(
+            "the circular schedule takes as many pieces at a time as there are stages",
+            where="config.sharding.microbatches",
+            why=f"{pieces} pieces, {stages} stages",
+            do=f"--config.sharding.microbatches={-(-pieces // stages) * stages}, or --config.sharding.rounds=1",
+        )
+    ways, parts = inside(rules).batch_ways(), recipe.train.microbatches
+    for path, leaf in paths.leaves(objective.batch_spec(recipe.train.batch_size)):
+        if path.split("/")[-1] == "valid" and leaf.shape[0] % (ways * parts * pieces):
+            raise ConfigError(
+                "the rows do not divide over the pieces of a pipeline",
+                where="config.sharding.microbatches",
+                why=f"{leaf.shape[0]} rows in {parts} microbatches of {pieces} pieces, each over {ways} groups of devices",
+                do="a batch that is a multiple of all three, fewer pieces, or a smaller config.train.microbatches",
             )

@@ -60,9 +60,12 @@ from pretrainx.optim.optimizer import OPTIMIZERS
 from pretrainx.optim.schedules import SCHEDULES
 from pretrainx.parallel.distributed import DistributedConfig
 from pretrainx.parallel.mesh import MeshConfig
+from pretrainx.parallel.sharding import ShardingConfig
 from pretrainx.training.alarm import AlarmConfig
 from pretrainx.training.guard import GuardConfig
+from pretrainx.training.local_sgd import LocalSgdConfig
 from pretrainx.training.loop import LoopConfig
+from pretrainx.training.profile import ProfileConfig
 from pretrainx.training.tensorboard import WritersConfig
 from pretrainx.training.watchdog import WatchdogConfig
 
@@ -236,6 +239,8 @@ class Recipe:
     precision: Precision = Precision()
     ema: EmaConfig = EmaConfig()
     mesh: MeshConfig = MeshConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    local_sgd: LocalSgdConfig = LocalSgdConfig()
     distributed: DistributedConfig = DistributedConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     resume: str = field(default="auto", metadata={"choices": ("auto", "never")})
@@ -244,6 +249,7 @@ class Recipe:
     evals: EvalConfig = EvalConfig()
     writers: WritersConfig = WritersConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
+    profile: ProfileConfig = ProfileConfig()
 
     def __post_init__(self):
         self.schedule.over(self.train.steps)
@@ -254,6 +260,14 @@ class Recipe:
                 where="config.objective.name",
                 why=f"config.data is a {type(self.data).__name__}, config.objective a {type(self.objective).__name__}",
                 do=f"choose one of {', '.join(known)}, or other data",
+            )
+        parts, tasks = len(getattr(self.data, "parts", ())), getattr(self.adapt, "tasks", 1)
+        if tasks not in (1, parts):
+            raise ConfigError(
+                "each part of a mixture of texts has a prompt of its own",
+                where="config.adapt.tasks",
+                why=f"{tasks} prompts, and config.data.parts has {parts or 'none'}",
+                do=f"--config.adapt.tasks={parts or 1}",
             )
         if self.precision.params == "float64" or self.precision.compute == "float64":
             import jax
@@ -299,7 +313,7 @@ def check_batch(recipe: Recipe, ways: int) -> int:
         raise ConfigError(
             "the batch does not divide over the mesh",
             where="config.train.batch_size",
-            why=f"{rows} rows over {ways} data x fsdp ways and {parts} microbatches",
+            why=f"{rows} rows over {ways} data x fsdp x expert x stage ways and {parts} microbatches",
             do=f"--config.train.batch_size={near}, or another config.mesh or config.train.microbatches",
         )
     evaluated = recipe.evals.batch_size
@@ -307,7 +321,7 @@ def check_batch(recipe: Recipe, ways: int) -> int:
         raise ConfigError(
             "the evaluation batch does not divide over the mesh",
             where="config.evals.batch_size",
-            why=f"{evaluated} rows over {ways} data x fsdp ways",
+            why=f"{evaluated} rows over {ways} data x fsdp x expert x stage ways",
             do=f"--config.evals.batch_size={math.ceil(evaluated / ways) * ways}",
         )
     return rows // (ways * parts)

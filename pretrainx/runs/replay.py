@@ -23,9 +23,9 @@ from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.load import prepared_directory, rebuild
 from pretrainx.runs.parts import Parts
 from pretrainx.runs.recipe import Recipe, read_recipe
+from pretrainx.runs.replicas import in_replicas, step_of
 from pretrainx.training import state as states
 from pretrainx.training.restore import FormatError, MisfitError, Restored, restore_step, steps_in
-from pretrainx.training.step import TrainStep, make_train_step
 
 # How far a loss may be off, relatively, where sums were taken in another order: on other devices, in other microbatches.
 ROUNDING = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 5e-3}
@@ -112,6 +112,7 @@ def open_run(workdir: Path, step: int, say: Callable[[str], None]) -> Replay:
     recipe = read_recipe(workdir)
     data = prepare(recipe.data, prepared_directory(recipe, workdir), say)
     mesh, (recipe, parts) = recipe.mesh, rebuild(recipe, data.about)
+    parts = in_replicas(recipe, parts)
     rows = data.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
     restored = _restore(workdir / "checkpoints", step, parts, say)
     lines = [record for record in read_metrics(workdir / "metrics.jsonl") if record["step"] == step + 1]
@@ -162,7 +163,7 @@ def _losses(made: Replay, step: int, forward: int, say: Callable) -> tuple[int, 
     """(step of the parameters, {term: float[B] sums per row}, loss), rolled forward where that is near enough."""
     state, parts = made.restored.state, made.parts
     at = int(state.step)
-    run: TrainStep = make_train_step(parts.objective, parts.optimizer, parts.options, state)
+    run = step_of(parts, state)
     if not 0 <= step - at <= forward:
         where = jax.device_put(np.int32(step), state.step.sharding)
         state = replace(state, step=where)  # the keys and coefficients of that step, the parameters of this one
@@ -180,13 +181,13 @@ def _losses(made: Replay, step: int, forward: int, say: Callable) -> tuple[int, 
     return step, losses, loss
 
 
-def _forward(run: TrainStep, state: states.TrainState, made: Replay, step: int) -> tuple[dict[str, np.ndarray], float]:
+def _forward(run: Callable, state: states.TrainState, made: Replay, step: int) -> tuple[dict[str, np.ndarray], float]:
     for number in range(int(state.step), step):
         state, _ = run(state, made.batch(number))
     return _measured(run, state, made.batch(step))
 
 
-def _measured(run: TrainStep, state: states.TrainState, batch: dict) -> tuple[dict[str, np.ndarray], float]:
+def _measured(run: Callable, state: states.TrainState, batch: dict) -> tuple[dict[str, np.ndarray], float]:
     """({term: float[B] sums per row}, loss) of one step."""
     _, metrics = run(state, batch)
     metrics = jax.device_get(metrics)

@@ -30,16 +30,18 @@ from pretrainx.runs.load import data_directory
 from pretrainx.runs.parameters import lines
 from pretrainx.runs.parts import Parts, assemble, lay_out
 from pretrainx.runs.recipe import OF_LABELLED, Recipe, parse
+from pretrainx.runs.replicas import in_replicas, step_of
 from pretrainx.runs.resume import blame, go_on, owes_evaluation, refuse_unknown
 from pretrainx.runs.starting_point import read_start
+from pretrainx.training import replicated
 from pretrainx.training import state as states
 from pretrainx.training.alarm import Alarm
+from pretrainx.training.breakdown import Breakdown
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.loop import Loop
 from pretrainx.training.peak import peak_flops
 from pretrainx.training.restore import MisfitError, steps_in
 from pretrainx.training.signals import Signals
-from pretrainx.training.step import make_train_step
 from pretrainx.training.tensorboard import tensorboard
 from pretrainx.training.watchdog import Watchdog
 from pretrainx.training.writers import Journal, ProcessLog
@@ -53,7 +55,7 @@ def train(
     `allow_change` names sections or keys of the config that may differ from the checkpoint on resume. Raises PretrainxError
     for everything that ends a run otherwise; a signal is answered by saving the very step first.
     """
-    began = time.time()
+    began, clock = time.time(), Breakdown()
     recipe, workdir = parse(values), Path(workdir)
     distributed.start(recipe.distributed, say)
     say = say if distributed.leads() else lambda text: None
@@ -73,7 +75,7 @@ def train(
 
         data = prepared(recipe, data_directory(recipe, workdir), say)
         keep_freed_memory()  # not before: the tokenizer's threads would queue for the one arena
-        parts = assemble(recipe, data.about)
+        parts = in_replicas(recipe, assemble(recipe, data.about))
         rows = data.training_rows(parts.objective.reads, recipe.train.batch_size, recipe.seed)
         introduce(recipe, parts, data, workdir, say)
         for split, count in data.bad_records.items():
@@ -83,6 +85,8 @@ def train(
         fingerprint = data.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
         checkpoints = Checkpoints(workdir / "checkpoints", recipe.checkpoint.keep, tell)
         like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
+        for line in replicated.lines(like, parts.found, parts.rules):
+            tell("warning", text=line)
         try:
             with watchdog.during("restore"):
                 restored = checkpoints.restore_newest(like, jax.jit(parts.optimizer.init))
@@ -110,6 +114,7 @@ def train(
             step=int(state.step),
             parameters=parts.parameters,
             devices=jax.device_count(),
+            seconds=round(time.time() - began, 3),
         )
 
         spec = parts.objective.batch_spec(recipe.train.batch_size)
@@ -121,9 +126,8 @@ def train(
         prefetch = Prefetch(lambda step: place(rows.batch(step), shardings), int(state.step))
         loop = Loop(
             config=recipe.train,
-            step=make_train_step(parts.objective, parts.optimizer, parts.options, state),
+            step=step_of(parts, state, recipe.train),
             next_batch=prefetch.next,
-            waited=lambda: prefetch.wait_seconds,
             record_hash=rows.record_hash,
             evaluate=evaluation,
             checkpoints=checkpoints,
@@ -137,6 +141,8 @@ def train(
             peak=None if None in peaks else sum(peaks),
             patience=recipe.guard.patience,
             alarm=Alarm(recipe.alarm),
+            clock=clock,
+            trace=recipe.profile,
             wall=wall,
             watchdog=watchdog,
             say=say,

@@ -12,9 +12,11 @@ import jax
 
 from pretrainx.core.errors import CollapseError, NonFiniteError
 from pretrainx.parallel import distributed
-from pretrainx.training import progress
+from pretrainx.training import breakdown, progress
 from pretrainx.training.alarm import Alarm
+from pretrainx.training.breakdown import Breakdown
 from pretrainx.training.checkpoint import Checkpoints
+from pretrainx.training.profile import Profile, ProfileConfig
 from pretrainx.training.signals import Signals
 from pretrainx.training.state import TrainState
 from pretrainx.training.step import TrainStep
@@ -39,31 +41,13 @@ class LoopConfig:
     eval_every: int = field(default=0, metadata={"min": 0})
     grad_clip: float = field(default=1.0, metadata={"min": 0})
 
+    def logs(self, step: int) -> bool:
+        """Whether the metrics of this step are logged, counted from 1."""
+        return step == self.steps or step % self.log_every == 0
+
     def evaluates(self, step: int) -> bool:
         """Whether the state after so many steps is evaluated."""
         return step == self.steps or bool(self.eval_every and step % self.eval_every == 0)
-
-
-@dataclass
-class Stopwatch:
-    """Seconds of training alone: compiling, evaluating and saving are not in the rates."""
-
-    mark: float = field(default_factory=time.perf_counter)
-    paused: float = 0.0
-    steps: int = 0
-
-    def lap(self, waited: float) -> tuple[float, float]:
-        """(seconds per step, share of them spent waiting for data) since the last lap."""
-        seconds = time.perf_counter() - self.mark - self.paused
-        rate = seconds / max(self.steps, 1), waited / max(seconds, 1e-9)
-        self.mark, self.paused, self.steps = time.perf_counter(), 0.0, 0
-        return rate
-
-    def aside(self, action: Callable, *arguments):
-        started = time.perf_counter()
-        result = action(*arguments)
-        self.paused += time.perf_counter() - started
-        return result
 
 
 @dataclass
@@ -71,21 +55,21 @@ class Loop:
     """Everything a run needs from step to step.
 
     Attributes:
-      next_batch: the placed batch of the next step; `waited` tells the seconds it has waited so far.
+      next_batch: the placed batch of the next step.
       record_hash: step -> hex name of the rows of its batch, in each log line.
       evaluate: (state, stop) -> {metric name: value}, {} when stopped on the way.
       facts: what each checkpoint's meta record holds beside the state.
       units_per_step, unit: what the rate counts, such as tokens per step and "tok".
       flops_per_step, peak: for MFU; None where unknown.
-      watchdog: told of each phase that begins.
+      watchdog: told of each phase that begins. clock: told of each part of the work that ends.
       alarm: looks at each logged record for embeddings that collapse.
+      trace: which steps are traced.
       owed: whether a signal cut short the evaluation of the state that the run goes on from; it is made first.
     """
 
     config: LoopConfig
     step: TrainStep
     next_batch: Callable[[], dict]
-    waited: Callable[[], float]
     record_hash: Callable[[int], str]
     evaluate: Callable[[TrainState, Callable[[], bool]], dict[str, float]]
     checkpoints: Checkpoints
@@ -102,7 +86,11 @@ class Loop:
     watchdog: Watchdog
     say: Callable[[str], None] = print
     alarm: Alarm = field(default_factory=Alarm)
+    clock: Breakdown = field(default_factory=Breakdown)
+    trace: ProfileConfig = ProfileConfig()
     owed: bool = False
+    done: int = 0  # steps of the run
+    timed: int = 0  # steps since the last logged one, but for the first of the process, which compiles
     skipped: int = 0  # of the guard, as last told
     ahead: collections.deque = field(default_factory=collections.deque)  # losses of the steps not waited for yet
 
@@ -112,49 +100,73 @@ class Loop:
         Raises Preempted or Interrupted after saving, NonFiniteError after `patience` skips, CollapseError where config.alarm
         is to end the run, CheckpointError where the state that the run ends with could not be saved.
         """
-        done, watch, waited = int(state.step), None, self.waited()
+        self.done = int(state.step)
+        profile = Profile(self.trace, self.workdir, self.catch_up, self.journal.event, self.say)
+        profile.tell_if_late(self.done)
+        self.clock.book("start")
+        try:
+            return self.train(state, signals, profile)
+        finally:
+            if profile.close(self.done):
+                self.clock.book("profile")
+            self.journal.event("seconds", step=self.done, **breakdown.rounded(self.clock.lap()))
+
+    def train(self, state: TrainState, signals: Signals, profile: Profile) -> TrainState:
+        clock, compiled = self.clock, False
         if self.owed:
             self.evaluated(state, signals)
         self.skipped, programs = int(state.guard["skipped"]), 1
-        while done < self.config.steps and not signals.requested():
+        while self.done < self.config.steps and not signals.requested():
             self.watchdog.beat("data")
             batch = self.next_batch()
-            self.watchdog.beat("compile" if watch is None else "step")
-            state, metrics = distributed.settled(self.step(state, batch))
-            done += 1
-            if watch is None:  # the first step compiles
+            clock.book("data" if compiled else "start")
+            if profile.before(self.done):
+                clock.book("profile")
+            self.watchdog.beat("step" if compiled else "compile")
+            clock.before_call()
+            with jax.profiler.StepTraceAnnotation("train", step_num=self.done):
+                state, metrics = distributed.settled(self.step(state, batch))
+            self.done += 1
+            again = self.step.traces > programs
+            if not compiled:  # the first step compiles
                 jax.block_until_ready(metrics["loss"])
-                self.journal.event("first_step", step=done, seconds=round(self.wall(), 3))
-                watch, waited = Stopwatch(), self.waited()
+                clock.book("compile")
+                self.journal.event("first_step", step=self.done, seconds=round(self.wall(), 3))
+                compiled = True
             else:
-                watch.steps += 1
+                clock.book("compile") if again else clock.book_call()
+                self.timed += 1
                 self.ahead.append(metrics["loss"])
-            if self.step.traces > programs:
+            if again:
                 text = "the train step was compiled again: the batch or the state changed its form"
-                self.journal.event("warning", step=done, text=text)
+                self.journal.event("warning", step=self.done, text=text)
                 programs = self.step.traces
-            last = done == self.config.steps
-            logs, saves = (last or done % every == 0 for every in (self.config.log_every, self.save_every))
-            if logs or saves or self.config.evaluates(done):
+            if profile.after(self.done):
+                clock.book("profile")
+            saves = self.done == self.config.steps or self.done % self.save_every == 0
+            if self.config.logs(self.done) or saves or self.config.evaluates(self.done):
                 self.catch_up()
-            if logs:
-                self.log(done, metrics, watch, waited)
-                waited = self.waited()
+            if self.config.logs(self.done):
+                self.log(metrics)
             self.watchdog.beat("save")
             self.checkpoints.poll()
-            if self.config.evaluates(done):
-                watch.aside(self.evaluated, state, signals)
+            clock.book("log")
+            if self.config.evaluates(self.done):
+                self.evaluated(state, signals)
             if saves:
-                watch.aside(self.checkpoints.save, state, self.facts())
+                self.checkpoints.save(state, self.facts())
+                clock.book("save")
         self.catch_up()
         self.watchdog.beat("save")
         if signals.requested():
             self.checkpoints.wait()
             self.checkpoints.save(state, self.facts())
-            self.checkpoints.demand(done)
-            self.journal.event("signal", name=signals.received, step=done)
-            raise signals.error(done, self.workdir)
-        self.checkpoints.demand(done)
+            self.checkpoints.demand(self.done)
+            clock.book("save")
+            self.journal.event("signal", name=signals.received, step=self.done)
+            raise signals.error(self.done, self.workdir)
+        self.checkpoints.demand(self.done)
+        clock.book("save")
         return state
 
     def catch_up(self) -> None:
@@ -163,18 +175,22 @@ class Loop:
         while self.ahead:
             self.watchdog.beat("step")
             jax.block_until_ready(self.ahead.popleft())
+            self.clock.book("device")
 
-    def log(self, done: int, metrics: dict, watch: Stopwatch, waited: float) -> None:
+    def log(self, metrics: dict) -> None:
         """One line in metrics.jsonl and one on the screen."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "per_row"}
-        steps = watch.steps
-        seconds, share = watch.lap(self.waited() - waited)
+        self.clock.book("log")
+        done, steps, lap = self.done, self.timed, self.clock.lap()
+        seconds, share = breakdown.of_steps(lap) / max(steps, 1), breakdown.data_share(lap)
+        self.timed = 0
         loss, norm, rate = values.pop("loss"), values.pop("grad_norm"), values.pop("lr")
         skipped, streak = int(values.pop("skipped")), int(values.pop("streak"))
         record = {"step": done, "train/loss": loss, "train/grad_norm": norm, "train/lr": rate}
         terms = {name: value for name, value in values.items() if name.startswith("term/")}
         record |= {f"train/{name}": value for name, value in values.items() if len(terms) > 1 or name not in terms}
         record |= {"train/skipped": skipped, "batch_hash": self.record_hash(done - 1), "wall": round(self.wall(), 3)}
+        record |= {"time": round(time.time(), 3)} | breakdown.rounded(lap, "perf/seconds/")
         units, mfu = self.units_per_step / seconds if steps else 0.0, None
         if steps:
             name = {"tok": "tokens"}.get(self.unit, "examples")
@@ -216,6 +232,7 @@ class Loop:
     def evaluated(self, state: TrainState, signals: Signals) -> None:
         with self.watchdog.during("eval"):
             values = self.evaluate(state, signals.requested)
+        self.clock.book("eval")
         if values:
             done = int(state.step)
             self.journal.metrics({"step": done} | {f"eval/{name}": value for name, value in values.items()})

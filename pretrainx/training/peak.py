@@ -7,20 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 FLOP/s of a device as vendors state it (not the sparse figure, which is twice as much).
-STATED = {
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-}
+from pretrainx.parallel.machines import PEAKS
 
 
 def peak_flops(devices, dtype: str) -> float | None:
@@ -30,8 +17,8 @@ def peak_flops(devices, dtype: str) -> float | None:
     it). That is what its library reaches, so MFU on a CPU reads "share of a plain matrix product's speed".
     """
     kind = devices[0].device_kind
-    if kind in STATED:
-        return STATED[kind] * len(devices)
+    if kind in PEAKS:
+        return PEAKS[kind] * len(devices)
     return measured(dtype) if devices[0].platform == "cpu" else None
 
 

@@ -159,7 +159,7 @@ def test_rows_start_as_those_of_the_restored_vocabulary():
 def test_several_tasks_in_a_batch():
     """Each row has the prompt of its task, in losses and in outputs, read from a field of the batch."""
     inner = built(GPT2)
-    several, one = Prompt(inner, CONFIG, tasks=2), Prompt(inner, CONFIG)
+    several, one = Prompt(inner, replace(CONFIG, tasks=2)), Prompt(inner, CONFIG)
     params = noisy(initial(several))
     assert params["prompt"].shape == (2, P, WIDTH) and axes.role(("prompt", "prompt", "embed")) == "embedding"
     task = np.array([1, 0, 1], np.int32)
@@ -219,5 +219,5 @@ def test_text_that_outgrows_the_table_behind_the_prompt_is_refused():
 def test_several_prompts_for_a_mixture_are_refused():
     mixture = Mixture((("a", built(GPT2), 0.5), ("b", built(GPT2), 0.5)))
     with pytest.raises(ConfigError, match="a row would have two tasks"):
-        Prompt(mixture, CONFIG, tasks=2)
+        Prompt(mixture, replace(CONFIG, tasks=2))
     assert "prompt" in trained(CONFIG.wrap(mixture))[1]

@@ -143,7 +143,7 @@ CASES = [
     case(
         "batch and mesh",
         CONFIG,
-        ("config.train.batch_size", "12 rows over 8 data x fsdp ways", "--config.train.batch_size=16"),
+        ("config.train.batch_size", "12 rows over 8 data x fsdp x expert x stage ways", "--config.train.batch_size=16"),
         "--config.train.batch_size=12",
     ),
     case(
@@ -312,11 +312,11 @@ def test_a_workdir_that_cannot_be(place, resume, home, capfd):
     assert "Traceback" not in text and file.read_text() == ""
 
 
-def test_an_axis_that_nothing_is_laid_over(home, tmp_path, capfd):
-    words = ["--config.mesh.stage=2", "--config.train.batch_size=8"]
+def test_layers_that_do_not_divide_over_stages(home, tmp_path, capfd):
+    words = ["--config.mesh.stage=8", "--config.train.batch_size=8"]
     assert main(["train", f"--config={home}/recipe.py", f"--workdir={tmp_path / 'run'}", *words]) == 2
     text = capfd.readouterr().err
-    assert "config.mesh.stage" in text and "--config.mesh.stage=1" in text and not (tmp_path / "run").exists()
+    assert "config.mesh.stage" in text and "--config.mesh.stage=2" in text
 
 
 def test_damaged_parameters_to_start_from(home, tmp_path, capfd):

@@ -61,6 +61,15 @@ def test_the_commands_and_their_flags_are_frozen():
         "--demonstrations_from=FILE.jsonl",
     ]
     assert forms["replay"] == ["--workdir=DIR", "--step=N", "--rows=K", "--forward=K"]
+    assert forms["plan"] == [
+        "--config=FILE[:ARG]",
+        "--topology=MACHINE",
+        "--output=FILE.json",
+        "--sweep",
+        "--limit=N",
+        "--effort=low|full",
+        "--no_search",
+    ]
     assert forms["ckpt list"] == ["--workdir=DIR"]
     assert forms["ckpt inspect"] == ["--workdir=DIR", "--step=N"]
     assert forms["ckpt verify"] == ["--workdir=DIR", "--step=N|all"]

@@ -1,5 +1,7 @@
 """The wrappers of `config.adapt` under contract, around cases that are under contract by themselves."""
 
+from dataclasses import replace
+
 from pretrainx.adapt.adapter import AdapterConfig
 from pretrainx.adapt.ia3 import Ia3Config
 from pretrainx.adapt.linear_probe import LinearProbeConfig
@@ -31,5 +33,5 @@ AROUND = {
 def around(bases):
     """{case: a call that makes the objective} of cases {name: such a call}."""
     wrapped = lambda config, base: lambda: config.wrap(bases[base]())
-    several = lambda: Prompt(bases["prompted decoder"](), PROMPT, tasks=3)
+    several = lambda: Prompt(bases["prompted decoder"](), replace(PROMPT, tasks=3))
     return {name: wrapped(*pair) for name, pair in AROUND.items()} | {"prompts(autoregressive)": several}

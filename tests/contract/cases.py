@@ -15,6 +15,7 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
+from pretrainx.models.experts import ExpertsConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import Autoregressive
 from pretrainx.objectives.classification import ClassificationConfig
@@ -23,8 +24,9 @@ from pretrainx.objectives.masked_lm import MaskedLmConfig
 from pretrainx.objectives.prefix_lm import PrefixLmConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
 from pretrainx.optim.optimizer import AdamWConfig, Optimizer
-from pretrainx.parallel.mesh import MeshConfig, make_mesh
+from pretrainx.parallel.mesh import AXES, MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
+from pretrainx.parallel.sharding import ShardingConfig
 from pretrainx.training import state as states
 from pretrainx.training.step import Options, make_train_step
 from toys.clip import Clip
@@ -54,6 +56,8 @@ LLAMA = replace(
 
 
 LLAMA_WHOLE = replace(LLAMA, window=0)
+# Tight: tokens are dropped, in every form that is compared.
+EXPERTS = ExpertsConfig(4, 2, capacity=0.75, balance=0.1, z=0.1)
 # Marks before the ids of text, sentinels behind them.
 MARKED = Vocabulary(
     50,
@@ -117,6 +121,7 @@ CASES = (
     | {
         "autoregressive": lambda: text(Autoregressive),
         "autoregressive, llama packed": lambda: text(Autoregressive, LLAMA, segmented=True),
+        "autoregressive, experts": lambda: text(Autoregressive, replace(CONFIG, experts=EXPERTS)),
         "masked_lm": lambda: built(
             MaskedLmConfig(selection="exact", next_sentence=True, gather=False, short_fraction=0.3), BERT, length=16
         ),
@@ -127,6 +132,7 @@ CASES = (
         "span_corruption, decoder": lambda: built(SpanCorruptionConfig(), CONFIG),
         "denoising": lambda: built(DenoisingConfig(), BART),
         "prefix_lm": lambda: built(PrefixLmConfig(), CONFIG),
+        "prefix_lm, experts": lambda: built(PrefixLmConfig(), replace(LLAMA_WHOLE, experts=EXPERTS)),
         "mixture_of_denoisers": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), T5),
         "mixture_of_denoisers, decoder": lambda: built(MixtureOfDenoisersConfig(TWO_DENOISERS), LLAMA_WHOLE),
         "queue": lambda: text(Moco),
@@ -209,11 +215,19 @@ def noisy(state, scale=0.1):
 
 
 def prepare(
-    case, mesh=MeshConfig(1), microbatches=1, noise=True, objective=None, clip=1.0, optimizer=AdamWConfig(), **options
+    case,
+    mesh=MeshConfig(1),
+    microbatches=1,
+    noise=True,
+    objective=None,
+    clip=1.0,
+    optimizer=AdamWConfig(),
+    sharding=ShardingConfig(),
+    **options,
 ):
     objective = objective or CASES[case]()
-    ways = np.prod([getattr(mesh, axis) for axis in ("data", "fsdp", "tensor", "context")])
-    rules = Rules(make_mesh(mesh, jax.devices()[:ways]))
+    ways = np.prod([getattr(mesh, axis) for axis in AXES])
+    rules = Rules(make_mesh(mesh, jax.devices()[:ways]), config=sharding)
     options = Options(rules, seed=3, microbatches=microbatches, ema=0.9, **options)
     found = states.layout(objective, ROWS)
     chain = Optimizer(optimizer, WarmupCosine(1e-2, 2, 10), clip, found.params_axes)

@@ -32,7 +32,7 @@ def test_placed_batches_hold_the_rows_that_each_device_owns():
 def test_batches_come_in_order_from_any_start(depth):
     prefetch = Prefetch(lambda step: {"step": step}, start_step=41, depth=depth)
     assert [prefetch.next()["step"] for _ in range(50)] == list(range(41, 91))
-    assert prefetch.step == 91 and prefetch.wait_seconds >= 0
+    assert prefetch.step == 91
     prefetch.close()
     with pytest.raises(RuntimeError):
         prefetch.next()
@@ -82,7 +82,7 @@ def test_a_stall_is_an_error_that_says_so_and_close_does_not_hang():
     assert prefetch.next() == 5
     with pytest.raises(DataError, match="stalled") as caught:
         prefetch.next()
-    assert "step 6" in str(caught.value) and prefetch.wait_seconds >= 0.1
+    assert "step 6" in str(caught.value)
     gate.set()
     assert prefetch.next() == 6  # a stall that ends loses nothing
     prefetch.close()

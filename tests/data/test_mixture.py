@@ -16,6 +16,7 @@ from pretrainx.data.rows import MixedRows, TrainingRows
 from pretrainx.data.stream import TokenRows
 from pretrainx.data.text import MixtureConfig, prepare
 from pretrainx.data.tokenizer import Tokenizer
+from pretrainx.runs.parts import build
 from pretrainx.runs.recipe import parse
 from toys.seeking import check_late_steps
 
@@ -172,3 +173,27 @@ def test_parts_that_cannot_be_meant_are_refused(config):
     assert "config.data.parts[0].weight" in str(caught.value) and "did you mean 'source'" in str(caught.value)
     data = {"name": "mixture", "parts": [{"name": "a"}, {"name": "b", "source": "text", "paths": ["x"]}]}
     assert [part.source for part in parse(values | {"data": data}).data.parts] == ["stdlib", "text"]
+
+
+def test_rows_say_which_part_they_are_from(tmp_path):
+    """Of several prompts each row is given that of its part, in training and in what is held out."""
+    for name, text in (("a", "the cat sat on the mat. "), ("b", "0123 4567 89 ")):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            (tmp_path / name / f"{number}.txt").write_text(text * (10 + number))
+    parts = [{"name": name, "source": "text", "paths": (str(tmp_path / name / "*.txt"),)} for name in ("a", "b")]
+    data = {"name": "mixture", "parts": parts, "vocab_size": 270, "length": 16, "held_out": 0.3}
+    values = {"data": data, "train": {"steps": 1, "batch_size": 8}, "schedule": {"warmup": 0}}
+    values["adapt"] = {"name": "prompt", "length": 4, "tasks": 2}
+    recipe = parse(values | {"model": {"width": 16, "depth": 1, "heads": 2, "max_length": 20}})
+    text = prepare(recipe.data, tmp_path / "data", quiet)
+    reads = build(recipe, text.about).reads
+    batch = text.training_rows(reads, 8, 0).batch(3)
+    digits = np.array(
+        ["0" in text.tokenizer.decode(row) or "5" in text.tokenizer.decode(row) for row in batch["tokens"]]
+    )
+    assert batch["task"].tolist() == digits.astype(int).tolist() and 0 < digits.sum() < 8
+    held_out = next(iter(text.held_out("b", reads).batches(8)))
+    assert (held_out["task"][held_out["valid"]] == 1).all()
+    with pytest.raises(ConfigError, match="a prompt of its own"):
+        parse(values | {"adapt": {"name": "prompt", "tasks": 3}})

@@ -173,13 +173,21 @@ def rules_of(**mesh):
         ("cudnn", {}, ("cuda", "bfloat16", 64, 128, 4)),
         ("xla", {}, ("cuda", "float32", 64, 128, 4)),
         ("xla", {}, ("gpu", "bfloat16", 64, 128, 4)),
-        ("xla", {}, ("tpu", "bfloat16", 64, 128, 4)),
+        ("splash", {}, ("tpu", "bfloat16", 64, 128, 4)),
+        ("splash", {}, ("tpu", "float32", 128, 384, 4, "segments")),
+        ("xla", {}, ("tpu", "bfloat16", 64, 128, 4, "prefix")),
+        ("xla", {}, ("tpu", "bfloat16", 64, 128, 4, "", True)),
+        ("xla", {}, ("tpu", "bfloat16", 64, 127, 4)),
+        ("xla", {}, ("tpu", "bfloat16", 80, 128, 4)),
+        ("splash", {"context": 2}, ("tpu", "bfloat16", 64, 256, 4)),
+        ("xla", {"context": 2}, ("tpu", "bfloat16", 64, 128, 4)),
         ("xla", {}, ("cuda", "bfloat16", 20, 128, 4)),
         ("xla", {}, ("cuda", "bfloat16", 256, 128, 4)),
         ("cudnn", {}, ("cuda", "bfloat16", 64, 127, 4)),
-        ("xla", {}, ("cuda", "bfloat16", 64, 127, 4, True)),
-        ("cudnn", {}, ("cuda", "bfloat16", 64, 128, 4, True)),
-        ("xla", {}, ("cuda", "bfloat16", 64, 128, 4, False, True)),
+        ("xla", {}, ("cuda", "bfloat16", 64, 127, 4, "segments")),
+        ("cudnn", {}, ("cuda", "bfloat16", 64, 128, 4, "segments")),
+        ("cudnn", {}, ("cuda", "bfloat16", 64, 128, 4, "prefix")),
+        ("xla", {}, ("cuda", "bfloat16", 64, 128, 4, "", True)),
         ("xla", {"context": 2}, ("cuda", "bfloat16", 64, 128, 4)),
         ("cudnn", {"tensor": 2}, ("cuda", "bfloat16", 64, 128, 4)),
         ("xla", {"tensor": 8}, ("cuda", "bfloat16", 64, 128, 4)),
@@ -188,7 +196,10 @@ def rules_of(**mesh):
     ids=str,
 )
 def test_choice(wanted, mesh, arguments):
-    """cuDNN only where it runs: NVIDIA, 16 bits, heads of 8, 16, ... 128, whole lengths, key heads split as queries are."""
+    """cuDNN only where it runs: NVIDIA, 16 bits, heads of 8, 16, ... 128, whole lengths, key heads split as queries are.
+
+    Splash on a TPU: pieces of 128 tokens, heads of 64, 128 or 256, segments but no prefix.
+    """
     with rules_of(**mesh).bound():
         assert kernels.choose(arguments[0], jnp.dtype(arguments[1]), *arguments[2:]) == wanted
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from pretrainx.cli.config_file import load
@@ -11,15 +12,18 @@ from pretrainx.core import paths
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
+from pretrainx.models.experts import Experts, ExpertsConfig
 from pretrainx.models.layers import Precision
 from pretrainx.models.sizes import (
     CONVENTIONS,
+    active_parameters,
     decoder_flops_per_token,
     decoder_parameters,
     encoder_decoder_flops_per_row,
     encoder_decoder_parameters,
     encoder_flops_per_row,
     encoder_parameters,
+    matmul_weights,
     prefixed_decoder_flops_per_row,
     visible_keys,
 )
@@ -33,8 +37,8 @@ def gpt2(width, depth, heads, **extra):
     return DecoderConfig(width=width, depth=depth, heads=heads, **extra), 50257, 1024
 
 
-def llama(width, depth, heads, shared, hidden, vocab_size, length):
-    return DecoderConfig(width, depth, heads, kv_heads=shared, mlp_width=hidden, **LLAMA), vocab_size, length
+def llama(width, depth, heads, shared, hidden, vocab_size, length, **extra):
+    return DecoderConfig(width, depth, heads, kv_heads=shared, mlp_width=hidden, **LLAMA, **extra), vocab_size, length
 
 
 PARAMETERS = {
@@ -53,6 +57,8 @@ PARAMETERS = {
     "LLaMA 3 70B": (llama(8192, 80, 64, 8, 28672, 128256, 8192), 70_553_706_496),
     "LLaMA 3.1 405B": (llama(16384, 126, 128, 8, 53248, 128256, 8192), 405_853_388_800),
     "TinyLlama": (llama(2048, 22, 32, 4, 5632, 32000, 2048), 1_100_048_384),
+    "Mixtral 8x7B": (llama(4096, 32, 32, 8, 14336, 32000, 8192, experts=ExpertsConfig(8, 2)), 46_702_792_704),
+    "Mixtral 8x22B": (llama(6144, 56, 48, 8, 16384, 32768, 65536, experts=ExpertsConfig(8, 2)), 140_630_071_296),
 }
 
 
@@ -71,6 +77,10 @@ def test_parameters(name):
         ("gpt2_124m.py:xl", 1_557_611_200),
         ("llama_1b.py", 1_100_048_384),
         ("llama_8b.py", 8_030_261_248),
+        ("llama_8b.py:70b", 70_553_706_496),
+        ("llama_8b.py:405b", 405_853_388_800),
+        ("gpt2_124m.py:6.7b", 6_658_404_352),
+        ("mixtral_8x7b.py", 46_702_792_704),
     ],
 )
 def test_recipes_have_the_published_sizes(config, wanted):
@@ -86,6 +96,7 @@ def test_recipes_have_the_published_sizes(config, wanted):
         ("mlm/roberta_base.py", 50265, 124_697_433),
         ("seq2seq/t5_small.py", 32128, 60_506_624),
         ("seq2seq/t5_small.py:base", 32128, 222_903_552),
+        ("seq2seq/t5_small.py:11b", 32128, 11_307_321_344),
         ("seq2seq/t5_base_v1_1.py", 32128, 247_577_856),
         ("seq2seq/bart_base.py", 50265, 139_420_416),
         ("seq2seq/bart_base.py:large", 50265, 406_291_456),
@@ -96,6 +107,42 @@ def test_recipes_of_encoders_have_the_published_sizes(config, rows, wanted):
     recipe = parse(load(str(ROOT / "configs" / config)))
     count = encoder_parameters if isinstance(recipe.model, EncoderConfig) else encoder_decoder_parameters
     assert count(recipe.model, rows, recipe.model.max_length or recipe.data.length) == wanted
+
+
+def test_active_parameters_of_a_mixture_of_experts():
+    """Those that a token goes through are counted in FLOPs; without experts they are all."""
+    sizes = PARAMETERS["Mixtral 8x7B"][0]
+    assert active_parameters(*sizes) == 12_879_925_248
+    assert active_parameters(*PARAMETERS["LLaMA 3 8B"][0]) == 8_030_261_248
+    assert decoder_flops_per_token(*sizes, "6n") == 6 * 12_879_925_248
+    norms_and_table = 4096 * (2 * 32 + 1) + 32000 * 4096
+    assert decoder_flops_per_token(*sizes, "6n_products") == 6 * (12_879_925_248 - norms_and_table)
+
+
+@pytest.mark.parametrize("bias, gated", [(True, False), (False, True)])
+def test_leaves_of_a_mixture_of_experts(bias, gated):
+    config = DecoderConfig(
+        24, 3, 4, mlp_width=40, bias=bias, gated=gated, experts=ExpertsConfig(6, 3), vocab_multiple=1
+    )
+    shapes = jax.eval_shape(config.build(99, 30, Precision()).init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == decoder_parameters(config, 99, 30)
+
+
+@pytest.mark.slow
+def test_flops_of_experts_are_those_of_the_compiled_layer():
+    """Where there are as many places as choices. With a capacity c the places compute c times as much."""
+    flops = []
+    for capacity in (1.0, 1.5):
+        experts = ExpertsConfig(4, 2, capacity=capacity)
+        config = DecoderConfig(192, heads=4, mlp_width=512, gated=True, activation="relu", experts=experts)
+        layer = Experts(config, config.spread(1), Precision())
+        x = jax.ShapeDtypeStruct((4, 128, 192), jnp.float32)
+        params = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+        loss = lambda params, x, layer=layer: layer.apply({"params": params}, x)[0].sum()
+        flops.append(jax.jit(jax.grad(loss, (0, 1))).lower(params, x).compile().cost_analysis()["flops"])
+    mlps = 6 * 4 * 128 * (matmul_weights(config) - 4 * 192 * 192 - 4 * 192)
+    router = 6 * 4 * 128 * 4 * 192
+    np.testing.assert_allclose(flops, [mlps + router, 1.5 * mlps + router], rtol=0.02)
 
 
 FLOPS = {

@@ -110,9 +110,9 @@ OPTIMIZERS = [
     Mutant(
         "moments",
         "rows of a factored moment are laid out like the parameter",
-        OPTIMIZER,
-        "end is not None and leaf.shape == shapes[end].shape",
-        "end is not None",
+        "pretrainx/optim/moments.py",
+        "return end if end and leaf.shape == shapes[end] else",
+        "return end if end else",
         TEST_ALGORITHMS + "on_a_mesh[adafactor]",
     ),
     Mutant(

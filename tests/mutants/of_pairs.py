@@ -133,8 +133,8 @@ PAIRS = [
         "seen class",
         "the tokens of the text see the class token",
         TOWER,
-        "self.layers = stacked(config, precision, config.depth, causal=config.causal)",
-        'self.layers = stacked(config, precision, config.depth, causal=config.pool != "class")',
+        "self.layers = Stack(config, precision, config.depth, causal=config.causal)",
+        'self.layers = Stack(config, precision, config.depth, causal=config.pool != "class")',
         TEST_TOWER + "the_class_token_sees_all_tokens_but_padding_and_none_sees_it",
     ),
     Mutant(

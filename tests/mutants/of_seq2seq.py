@@ -120,8 +120,8 @@ SPANS_AND_NOISE = [
         "prefix-mask",
         "the prefix is read causally",
         PREFIX_LM,
-        'seen = jnp.arange(tokens.shape[1]) < inputs["prefix"][:, None] if "prefix" in inputs else None',
-        "seen = None",
+        'inputs = inputs | {"seen": jnp.arange(inputs["tokens"].shape[1]) < inputs["prefix"][:, None]}',
+        "pass",
         TEST_PREFIX + "who_sees_whom",
     ),
     Mutant(

@@ -6,7 +6,7 @@ import pytest
 
 from contract.cases import bits, host, make_batch, prepare
 from pretrainx.core import paths
-from pretrainx.optim.optimizer import AdafactorConfig, LARSConfig
+from pretrainx.optim.optimizer import AdafactorConfig, AdamWConfig, LARSConfig
 from pretrainx.parallel.mesh import MeshConfig
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
@@ -15,6 +15,7 @@ from pretrainx.training.restore import restore_step
 CONFIGS = {
     "adafactor": AdafactorConfig(factored_from=16, momentum=0.9, weight_decay=0.1),
     "lars": LARSConfig(weight_decay=0.1),
+    "adamw in bfloat16": AdamWConfig(moments="bfloat16"),
 }
 
 

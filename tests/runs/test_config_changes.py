@@ -35,6 +35,7 @@ CHANGES = [
     ("ema.decay", 0.9, "warn"),
     ("precision.compute", "bfloat16", "warn"),
     ("precision.params", "bfloat16", "refuse"),
+    ("optimizer.moments", "bfloat16", "refuse"),
     ("mesh.fsdp", 2, "safe"),
     ("checkpoint.keep", 9, "safe"),
     ("evals.trigram", True, "safe"),

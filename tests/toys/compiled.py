@@ -1,5 +1,6 @@
 """What stands in a compiled program's text."""
 
+import math
 import re
 
 
@@ -12,3 +13,13 @@ def loops(text):
         elif name in bodies:
             found.append(line)
     return found
+
+
+def crossing(text):
+    """(collective, [elements of each array]) of everything in a compiled program that moves data between devices."""
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    for shapes, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text):
+        yield (
+            kind,
+            [math.prod(map(int, found.split(","))) if found else 1 for found in re.findall(r"\w\[([\d,]*)\]", shapes)],
+        )

@@ -89,7 +89,6 @@ def trained(workdir, spreads, config):
             config=LoopConfig(len(spreads), ROWS, log_every=1),
             step=run.train,
             next_batch=lambda: batch(x=np.full((ROWS, 2), next(given))),
-            waited=lambda: 0.0,
             record_hash=str,
             evaluate=lambda state, stop: {},
             checkpoints=checkpoints,

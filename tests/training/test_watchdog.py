@@ -55,6 +55,7 @@ DISPATCHES = """\
 import collections, functools
 import jax, jax.numpy as jnp
 from types import SimpleNamespace
+from pretrainx.training.breakdown import Breakdown
 from pretrainx.training.loop import Loop
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -78,7 +79,7 @@ with Watchdog(config, Path(sys.argv[1])) as watchdog:
     for _ in range(5):
         ahead.append(work(ahead[-1], depth))
     last, began = ahead[-1], time.monotonic()
-    Loop.catch_up(SimpleNamespace(ahead=ahead, watchdog=watchdog))
+    Loop.catch_up(SimpleNamespace(ahead=ahead, watchdog=watchdog, clock=Breakdown()))
     last.block_until_ready()
     print("waited", time.monotonic() - began)
 """
