@@ -63,13 +63,21 @@ class Shape:
     utilisation: float = 0.0
 
 
-SMALL = {"width": 768, "depth": 12, "heads": 12}
-TINY = {"width": 2048, "depth": 22, "heads": 32, "kv_heads": 4, "mlp_width": 5632, **LLAMA}
-LARGE = {"width": 4096, "depth": 32, "heads": 32, "kv_heads": 8, "mlp_width": 14336, "rotary_base": 500_000.0, **LLAMA}
+GPT2 = {"width": 768, "depth": 12, "heads": 12}
+LLAMA_1B = {"width": 2048, "depth": 22, "heads": 32, "kv_heads": 4, "mlp_width": 5632, **LLAMA}
+LLAMA_8B = {
+    "width": 4096,
+    "depth": 32,
+    "heads": 32,
+    "kv_heads": 8,
+    "mlp_width": 14336,
+    "rotary_base": 500_000.0,
+    **LLAMA,
+}
 SHAPES = {
-    "gpt2-124m": Shape(SMALL, 50257, 1024, 32, "none", rate=446_000, stretch=520_000),
-    "llama-1b": Shape(TINY, 32000, 4096, 4, utilisation=0.578),
-    "llama-8b": Shape(LARGE, 128256, 4096, 2, params="bfloat16", moments="bfloat16", utilisation=0.578),
+    "gpt2-124m": Shape(GPT2, 50257, 1024, 32, "none", rate=446_000, stretch=520_000),
+    "llama-1b": Shape(LLAMA_1B, 32000, 4096, 4, utilisation=0.578),
+    "llama-8b": Shape(LLAMA_8B, 128256, 4096, 2, params="bfloat16", moments="bfloat16", utilisation=0.578),
     "smoke": Shape({"width": 32, "depth": 2, "heads": 2}, 320, 64, 8, "none"),
 }
 

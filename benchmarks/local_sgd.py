@@ -32,7 +32,6 @@ def values(steps: int, local: dict, cache: pathlib.Path) -> dict:
         "model": dict(name="decoder", width=48, depth=2, heads=3, positions="rotary", norm="rms", unroll=0),
         "data": dict(name="text", source="stdlib", vocab_size=320, length=64, held_out=0.02, cache=str(cache)),
         "schedule": dict(name="cosine", peak=PEAK, warmup=steps // 20),
-        # Each step is waited for: of devices that share cores, programs in flight at once may wait for each other for ever.
         "train": dict(steps=steps, batch_size=ROWS, log_every=1),
         "checkpoint": dict(every=steps, keep=1),
         "evals": dict(tokens=65536, batch_size=128),
@@ -42,10 +41,9 @@ def values(steps: int, local: dict, cache: pathlib.Path) -> dict:
 
 def sent(settings: dict, workdir: pathlib.Path) -> float:
     """Bytes that a device sends over the mesh axis `data`, per step in the mean."""
-    import jax
-
     import pretrainx
     from pretrainx.parallel.collectives import read
+    from pretrainx.runs.compiled import abstract_batch
     from pretrainx.runs.parts import assemble
     from pretrainx.runs.recipe import parse
     from pretrainx.runs.replicas import in_replicas, step_of
@@ -54,9 +52,7 @@ def sent(settings: dict, workdir: pathlib.Path) -> float:
     recipe = parse(settings)
     parts = in_replicas(recipe, assemble(recipe, pretrainx.load(workdir).tokenizer.vocabulary))
     state = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
-    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parts.rules.rows(leaf.shape))
-    batch = jax.tree.map(place, parts.objective.batch_spec(ROWS))
-    step = step_of(parts, state)
+    batch, step = abstract_batch(parts, ROWS), step_of(parts, state)
     over = lambda lowered: sum(
         found.total for found in read(lowered.compile().as_text(), parts.rules.mesh) if "data" in found.axes
     )

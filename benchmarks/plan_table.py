@@ -25,7 +25,6 @@ ROWS = (
     ("MAE ViT-H/14", "vision/mae_vit_base.py:huge", "v5e:8x8", ()),
     ("T5 11B", "seq2seq/t5_small.py:11b", "v5p:4x4x4", ()),
 )
-GIB = 2**30
 
 
 def record(config: str, topology: str, overrides, effort: str) -> dict:
@@ -40,20 +39,20 @@ def record(config: str, topology: str, overrides, effort: str) -> dict:
 
 
 def line(name: str, topology: str, found: dict) -> str:
-    from pretrainx.core.readable import quantity
+    from pretrainx.core.readable import quantity, size
     from pretrainx.runs.plan_sweep import shown
 
     memory, floor, batch = found["memory"], found["floor"], found["batch"]
-    peak = f"{memory['peak'] / GIB:.1f} of {memory['device'] / GIB:.1f}"
+    peak = f"{size(memory['peak'])} of {size(memory['device'])}"
     cells = [name, f"`{topology}`", shown(found["mesh"]), f"{batch['rows']:,} / {batch['microbatches']}", peak]
-    cells.append("yes" if found["fits"] else "no")
+    cells.append({True: "yes", False: "no", None: "not known"}[found["fits"]])
     if floor is None:
         return "| " + " | ".join([*cells, "", "", "", f"{found['compile_seconds']:.0f}"]) + " |"
     most = found["collectives"][0]
     cells += [
         f"{floor['mfu']:.0%}, {floor['bound']}",
         f"{quantity(floor['units_per_second'])} {batch['unit']}s/s",
-        f"{most['kind']} over {'+'.join(most['axes'])}, {most['bytes'] / GIB:.1f} GiB",
+        f"{most['kind']} over {'+'.join(most['axes'])}, {size(most['bytes'])}",
         f"{found['compile_seconds']:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
@@ -70,7 +69,7 @@ def main() -> None:
     from pretrainx.parallel import machines
 
     machines.prepare(machines.parse(ROWS[0][2]))
-    head = "model, machine, mesh, rows / microbatches, peak GiB, fits, MFU at most, rate at most, most sent by a device a step"
+    head = "model, machine, mesh, rows / microbatches, peak, fits, MFU at most, rate at most, most that a device sends"
     print("| " + " | ".join([*head.split(", "), "compile s"]) + " |\n" + "|---" * 10 + "|", flush=True)
     plans = []
     for name, config, topology, overrides in (ROWS[int(number)] for number in given.rows.split(",")):

@@ -13,10 +13,13 @@ arithmetic, the lower one where none does. Memory traffic is left out.
 from __future__ import annotations
 
 import argparse
+import pathlib
 from dataclasses import dataclass
 
 from jax.sharding import AbstractMesh
 
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "lm" / "llama_8b.py"
+VARIANTS = {"8b": "", "70b": ":70b"}
 ROWS = {"8b": 2, "70b": 1}  # of a chip
 SHARDED = {"8b": 64, "70b": 512}  # chips that share one copy of the state, at most
 TOPOLOGIES = {
@@ -29,14 +32,11 @@ STATE_BYTES = 16  # of a parameter: itself, two moments, its gradient
 
 
 def model_of(name: str):
-    from pretrainx.models.decoder import DecoderConfig
+    """That of the recipe."""
+    from pretrainx.cli.config_file import load
+    from pretrainx.runs.recipe import parse
 
-    form = dict(positions="rotary", norm="rms", activation="silu", gated=True, bias=False, tied=False, remat="full")
-    sizes = {
-        "8b": dict(width=4096, depth=32, heads=32, kv_heads=8, mlp_width=14336),
-        "70b": dict(width=8192, depth=80, heads=64, kv_heads=8, mlp_width=28672),
-    }
-    return DecoderConfig(**sizes[name], **form)
+    return parse(load(str(CONFIG) + VARIANTS[name])).model
 
 
 @dataclass(frozen=True)

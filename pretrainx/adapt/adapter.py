@@ -25,7 +25,7 @@ class AdapterConfig:
 
     Attributes:
       layout: "houlsby": behind attention, to oneself or to another sequence, and behind the MLP, and the model's norms are
-        trained too; "pfeiffer": behind the MLP alone.
+        trained too; "pfeiffer": behind the MLP alone. Behind a mixture of experts stands none.
       width: m, of the bottleneck; the stream's is d.
       activation: in the bottleneck.
     """

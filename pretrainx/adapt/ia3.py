@@ -18,7 +18,7 @@ GAIN = "ia3_gain"
 @dataclass(frozen=True)
 class Ia3Config:
     """The section `config.adapt`. A gain for each dimension of keys and values and for what the MLP's last kernel reads, in
-    every block; all start at 1, so at first the model is the base."""
+    every block, but none for experts; all start at 1, so at first the model is the base."""
 
     def wrap(self, objective: Objective) -> Ia3:
         return Ia3(objective)

@@ -68,7 +68,7 @@ class Inserted(Frozen):
         return ConfigError(
             f"{type(self).__name__} finds no place in the model",
             where="config.adapt.name",
-            why="it stands in transformer blocks, and the model has none",
+            why="the model has no transformer blocks, or in them nothing that it stands beside: a mixture of experts is none",
             do="--config.adapt.name=full",
         )
 

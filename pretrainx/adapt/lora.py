@@ -34,7 +34,8 @@ class LoraConfig:
       rank, alpha: scale is alpha / rank.
       dropout: rate on what A reads, in transformer blocks and in training.
       targets: a regular expression that the whole path of a dense layer matches, such as ".*/mlp/(up|down)"; the heads that
-        the task adds are none, they are trained whole.
+        the task adds are none, they are trained whole. Of a mixture of experts the router is such a layer, and is adapted where
+        the pattern matches it, as ".*" does; the experts are none, and stand still.
       rslora: scale is alpha / sqrt(rank).
       dora: W + scale A B gives the direction of each output's column only; its length is a parameter.
     """

@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 import jax
 
+from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Outcome, Term, rows_of_task
 from pretrainx.core.schedule import Times
 from pretrainx.objectives.objective import Objective, UnknownOutput
+
+
+def plain_tasks(objective: Objective) -> list[Objective]:
+    """What wrappers and mixtures are around, one after the other."""
+    objective = innermost(objective)
+    if not isinstance(objective, Mixture):
+        return [objective]
+    return [plain for _, task, _ in objective.tasks for plain in plain_tasks(task)]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ PROMPTED = (Decoder, Encoder, *OF_SOURCES)
 ALONE = {
     "embed": ("tokens", "positions", "types"),
     "blocks": ("positions", "segments", "seen"),
+    "routed": ("positions", "segments", "seen", "real"),
     "hidden": (),
     "decode": ("tokens", "seen"),
 }
@@ -33,7 +34,7 @@ WITH_SOURCE = {
     "start": ("source_segments",),
 }
 # What stands there at the places of a prompt: it is real, and seen wherever a prefix is seen both ways.
-FRONT = {"tokens": 0, "source": 0, "types": 0, "segments": 1, "source_segments": 1, "seen": True}
+FRONT = {"tokens": 0, "source": 0, "types": 0, "segments": 1, "source_segments": 1, "seen": True, "real": True}
 
 
 def read_length(task: Objective) -> int:

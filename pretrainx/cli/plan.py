@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pretrainx.cli.arguments import Arguments, Command, Flag, whole_number
 from pretrainx.core.errors import ConfigError, nearest
+from pretrainx.runs import plan_limits
 
 EFFORTS = ("low", "full")
 
@@ -39,7 +40,10 @@ COMMANDS = (
             Flag("output", "write the plan as JSON, too", "FILE.json"),
             Flag("sweep", "try meshes and microbatches, and rank those that fit"),
             Flag(
-                "limit", "compile at most N configurations in a sweep (8), or in search of a change that fits (6)", "N"
+                "limit",
+                f"compile at most N configurations in a sweep ({plan_limits.SWEEP}), or in search of a change that fits "
+                f"({plan_limits.SEARCH})",
+                "N",
             ),
             Flag("effort", "of the compiler: low (default: fast, peaks within some percent) or full", "low|full"),
             Flag("no_search", "where it does not fit, look for no change that does"),

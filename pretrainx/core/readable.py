@@ -1,4 +1,4 @@
-"""Numbers as people read them: `41.2k`, `3h12m`."""
+"""Numbers as people read them: `41.2k`, `3h12m`, `1.50 GiB`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ def quantity(value: float) -> str:
     """Three or four digits and a suffix: 41200 -> "41.2k", 124e6 -> "124.0M", 1.3e9 -> "1.3B"; below 1000 as it is."""
     if not math.isfinite(value):
         return str(value)
-    size, suffix = abs(value), ""
+    left, suffix = abs(value), ""
     for next_suffix in ("k", "M", "B", "T"):
-        if size < 999.95:  # what would round to 1000.0 takes the next suffix
+        if left < 999.95:  # what would round to 1000.0 takes the next suffix
             break
-        size, suffix = size / 1000, next_suffix
-    text = f"{size:.1f}{suffix}" if suffix else _small(size)
+        left, suffix = left / 1000, next_suffix
+    text = f"{left:.1f}{suffix}" if suffix else _small(left)
     return "-" + text if value < 0 else text
 
 
-def _small(size: float) -> str:
-    if size == int(size) or size >= 100:
-        return f"{size:.0f}"
-    return f"{size:.1f}" if size >= 10 else f"{size:.3g}"
+def _small(value: float) -> str:
+    if value == int(value) or value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: "12.50 MiB", and from a tenth of one on "1,234.50 GiB"."""
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:,.2f} MiB"
 
 
 def duration(seconds: float | None) -> str:

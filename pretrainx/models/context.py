@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from pretrainx.core.errors import ConfigError
 from pretrainx.models import kernels, splash
 from pretrainx.models.layers import wide
 from pretrainx.parallel import sequence
@@ -60,6 +61,13 @@ def attention(
         return _ring(arrays, keys_over, **options)
     if kernel == "splash":
         return splash.attention(arrays, NAMES, axes, keys_over, **options)
+    if kernel == "cudnn":
+        raise ConfigError(
+            "cuDNN's attention does not take rows whose length is laid over devices",
+            where="config.model.attention",
+            why=f"{query.shape[1]} tokens over {sequence.pieces(axes)} devices: a piece of the queries meets all keys",
+            do="--config.model.attention=auto, or --config.mesh.context=1",
+        )
     return _gather(arrays, axes, keys_over, kernel, **options)
 
 

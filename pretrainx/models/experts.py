@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrainx.core.errors import ConfigError
 from pretrainx.models import kernels
@@ -137,7 +138,7 @@ class Experts(nn.Module):
             if name != "gate" or self.config.gated:
                 std = spread.down if name == "down" else spread.up
                 shape = tuple((axis, sizes[axis]) for axis in axes)
-                found[name] = Stacked(shape, std, spread.law, precision, name=name)()
+                found[name] = ExpertKernels(shape, std, spread.law, precision, name=name)()
         if config.dispatch == "ragged":
             y, slots = self._sorted(x, gates, chosen, found), jnp.zeros(chosen.shape, jnp.int32)
         else:
@@ -159,10 +160,11 @@ class Experts(nn.Module):
         each = jax.vmap(lambda x, kernel: kernels.matmul(x, kernel, self.precision.compute), (1, 0), 1)
 
         def product(x, name):
-            y = each(x, found[name])
-            return constrain(y, "expert_batch", "act_experts", None, "act_embed" if name == "down" else "act_mlp")
+            y = each(x, found[name]).astype(self.precision.compute)
+            y = constrain(y, "expert_batch", "act_experts", None, "act_embed" if name == "down" else "act_mlp")
+            return checkpoint_name(y, name)  # as Linear does, for a policy of what the backward pass keeps
 
-        y = product(self._hidden(lambda name: product(placed, name)), "down").astype(self.precision.compute)
+        y = product(self._hidden(lambda name: product(placed, name)), "down")
         y = constrain(y, "batch", None, None, "act_embed").reshape(rows, count * capacity, width)
         y = dispatch.returned(y, slots, sources).reshape(rows, length, -1, width)
         return (y * gates[..., None]).sum(2), slots
@@ -171,9 +173,10 @@ class Experts(nn.Module):
         """[B, T, D], the weighted sum of all experts that a token chose."""
         dtype = self.precision.compute
 
-        def apply(rows, sizes, kernels):
+        def apply(rows, sizes, weights):
             # In 16 bits the result is rounded before its gradient comes back: both operands of that product are then narrow.
-            product = lambda x, name: jax.lax.ragged_dot(x.astype(dtype), kernels[name].astype(dtype), sizes)
+            narrow = lambda x, name: jax.lax.ragged_dot(x.astype(dtype), weights[name].astype(dtype), sizes)
+            product = lambda x, name: checkpoint_name(narrow(x, name), name)
             return product(self._hidden(lambda name: product(rows, name)), "down")
 
         named = {name: (kernel, KERNELS[name]) for name, kernel in found.items()}
@@ -186,7 +189,7 @@ class Experts(nn.Module):
         return y.astype(self.precision.compute)
 
 
-class Stacked(nn.Module):
+class ExpertKernels(nn.Module):
     """A kernel for each of several experts: sizes ((logical name, size), ...), the experts first."""
 
     sizes: tuple[tuple[str, int], ...]

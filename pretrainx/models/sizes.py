@@ -178,9 +178,8 @@ def _deepseek(config: DecoderConfig, vocab_size: int, length: int) -> float:
 CONVENTIONS = {
     "6n": _all,  # Hoffmann et al. 2022: C = 6 N D
     "6n_hidden": _hidden,
-    "kaplan": lambda c, v, t: (
-        _hidden(c, v, t) + score_flops(c, t / 2, c.depth)
-    ),  # Kaplan et al. 2020, section 2.1, times 3
+    # Kaplan et al. 2020, section 2.1, times 3
+    "kaplan": lambda c, v, t: _hidden(c, v, t) + score_flops(c, t / 2, c.depth),
     "6n_products": _products,
     "palm": _palm,
     "matmul_full": lambda c, v, t: _products(c, v, t) + score_flops(c, t, c.depth),

@@ -30,7 +30,7 @@ from pretrainx.parallel.rules import constrain
 
 # What the backward pass finds in memory of each block; the rest it computes again. A result of `Linear` has its module's name
 # and the dtype that goes on, a block's input is "block"; what lies in the host's memory comes back for the block's turn.
-_OF_ATTENTION, _OF_MLP = ("query", "key", "value", "out"), ("gate", "up", "down")
+_OF_ATTENTION, _OF_MLP = ("query", "key", "value", "out"), ("gate", "up", "down", "router")
 _policies = jax.checkpoint_policies
 _to_host = functools.partial(
     _policies.save_and_offload_only_these_names, offload_src="device", offload_dst="pinned_host"
@@ -183,7 +183,6 @@ class StackConfig:
                 why=f"heads of {self.head_size} in {precision.compute}; it takes multiples of 8 up to 128, in bfloat16",
                 do="--config.model.attention=auto, or other heads and --config.precision.compute=bfloat16",
             )
-
         if self.attention == "splash" and not splash.fits(precision.compute, self.head_size, length):
             raise splash.refusal(f"heads of {self.head_size} in {precision.compute}, rows of {length} tokens")
 

@@ -12,6 +12,7 @@ from pretrainx.core.records import Observation, Term, TextRows
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import sizes
 from pretrainx.models.decoder import Decoder, DecoderConfig
+from pretrainx.models.experts import ExpertsConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy, routing
 from pretrainx.objectives.cross_entropy import TokenLoss
@@ -38,7 +39,11 @@ class Autoregressive(Objective):
 
     @property
     def terms(self):
-        return (Term("nll"), *routing.terms(self.model.config.experts))
+        return (Term("nll"), *routing.terms(self.experts))
+
+    @property
+    def experts(self) -> ExpertsConfig:
+        return self.model.config.experts
 
     @property
     def reads(self):
@@ -58,7 +63,7 @@ class Autoregressive(Objective):
             segments = example["segments"]
             inputs |= {"segments": segments[:-1], "positions": restarting(segments[:-1])}
             real &= (segments[1:] == segments[:-1]) & (segments[1:] > 0)
-        weights = {"nll": real.astype(jnp.float32), **routing.weights(self.model.config.experts)}
+        weights = {"nll": real.astype(jnp.float32), **routing.weights(self.experts)}
         return Observation(inputs, targets, weights)
 
     def encode(self, params, extras, observation, keys, step, *, train):
@@ -77,7 +82,7 @@ class Autoregressive(Objective):
     def _routed(self, run, inputs, keys):
         tokens, positions = inputs["tokens"], inputs.get("positions")
         around = keys, positions, inputs.get("segments"), inputs.get("seen")
-        real = tokens != self.vocabulary.special("pad") if self.model.config.experts.count else None
+        real = tokens != self.vocabulary.special("pad") if self.experts.count else None
         return run("routed", run("embed", tokens, keys, positions), *around, real)
 
     def flops_per_row(self):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pretrainx.parallel.collectives import Collective, sent
+from pretrainx.parallel.collectives import Collective
 
 
 @dataclass(frozen=True)
@@ -103,4 +103,4 @@ def context(sizes: Sizes, mesh: Mapping[str, int], tokens: int, microbatches: in
 
 
 def _make(kind: str, axis: str, group: int, size: int, count: int, where: str) -> Collective:
-    return Collective(kind, (axis,), group, size, sent(kind, size, group), count, where=where)
+    return Collective(kind, (axis,), group, size, count, where=where)

@@ -1,7 +1,4 @@
-"""Machines that are described and need not be there: `v5p:8x8x8`, `2*v5e:16x16`, `h100:4x8`, `cpu:8`, and what they can do.
-
-All rates are the vendors' peaks. Those of links are of one direction: vendors also state both directions together.
-"""
+"""Machines that are described and need not be there: `v5p:8x8x8`, `2*v5e:16x16`, `h100:4x8`, `cpu:8`, and what they can do."""
 
 from __future__ import annotations
 
@@ -14,104 +11,13 @@ from dataclasses import dataclass
 
 from pretrainx.core.errors import ConfigError, nearest
 from pretrainx.parallel import gpu_targets
-
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What one kind of chip can do.
-
-    Attributes:
-      platform: "tpu", "cuda" or "cpu"; kinds: what JAX calls its devices.
-      devices: JAX devices of a chip.
-      memory: bytes that a program may use, of a device.
-      bfloat16, float32: dense FLOP/s of matrix products of a chip, float32 as JAX multiplies it by default.
-      hbm: bytes/s of a chip's memory.
-      link: bytes/s of one link, one direction; links: of a chip, towards all neighbours or into the switch.
-      network: bytes/s of a chip into the data centre or between hosts, one direction.
-      axes: of a slice's shape; chips: of the largest slice, or of a host.
-      shapes: the slices that there are; () where `axes` and `chips` are all that is asked.
-    """
-
-    platform: str
-    kinds: tuple[str, ...]
-    memory: int
-    bfloat16: float
-    float32: float
-    hbm: float
-    link: float
-    links: int
-    network: float
-    axes: int
-    chips: int
-    devices: int = 1
-    shapes: tuple[str, ...] = ()
-
-
-_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
-
-# TPUs: docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x}, whose "bidirectional" is both directions: v5e 400 GB/s over 4 ports,
-# v5p 1200 over 6, v6e 800 over 4, tpu7x 1200 over 6. Data centre: v5e 2 x 100 Gbit/s and v6e 4 x 200 a host of 8 chips, v5p 50
-# Gbit/s and tpu7x 100 a chip. Usable memory is what libtpu 0.0.42 names when a program does not fit. JAX multiplies float32 in
-# one bfloat16 pass there. GPUs: the datasheets of H100 SXM and H200 SXM, dense figures, float32 as TF32; NVLink 900 GB/s both
-# directions; one 400 Gbit/s InfiniBand port each, as in DGX H100 and H200.
-GENERATIONS = {
-    "v5e": Generation(
-        "tpu", ("TPU v5 lite", "TPU v5e"), int(15.75 * GIB), 197e12, 197e12, 819e9, 50e9, 4, 3.125e9, 2, 256, 1, _FLAT
-    ),
-    "v5p": Generation(
-        "tpu", ("TPU v5", "TPU v5p"), int(95.74 * GIB), 459e12, 459e12, 2765e9, 100e9, 6, 6.25e9, 3, 8960
-    ),
-    "v6e": Generation(
-        "tpu",
-        ("TPU v6 lite", "TPU v6e"),
-        int(31.25 * GIB),
-        918e12,
-        918e12,
-        1640e9,
-        100e9,
-        4,
-        25e9 / 2,
-        2,
-        256,
-        1,
-        _FLAT,
-    ),
-    "tpu7x": Generation("tpu", ("TPU7x",), int(94.75 * GIB), 2307e12, 2307e12, 7380e9, 100e9, 6, 12.5e9, 3, 9216, 2),
-    "h100": Generation(
-        "cuda",
-        ("NVIDIA H100 80GB HBM3",),
-        gpu_targets.usable("h100"),
-        989e12,
-        494.7e12,
-        3.35e12,
-        450e9,
-        1,
-        50e9,
-        2,
-        8,
-    ),
-    "h200": Generation(
-        "cuda", ("NVIDIA H200",), gpu_targets.usable("h200"), 989e12, 494.7e12, 4.8e12, 450e9, 1, 50e9, 2, 8
-    ),
-    # Simulated devices have no rates: these are round numbers, in a ratio usual for accelerators, so that plans can be ranked.
-    "cpu": Generation("cpu", ("cpu",), 4 * GIB, 1e12, 1e12, 10e9, 1e9, 1, 1e9, 1, 512),
-}
-# Dense bfloat16 FLOP/s of a device (not the sparse figure, which is twice as much).
-PEAKS = {
-    kind: found.bfloat16 / found.devices
-    for found in GENERATIONS.values()
-    if found.platform != "cpu"
-    for kind in found.kinds
-} | {"TPU v4": 275e12, "NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA A100-SXM4-40GB": 312e12}
+from pretrainx.parallel.chips import FLAT, GENERATIONS, SMALL_CUBES, Generation
 
 # Cloud's names: v5litepod-N and v6e-N count chips, v5p-N tensor cores, two of a chip.
 _CUBES = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16 16x16x24".split()
-_CHIPS = {shape: math.prod(map(int, shape.split("x"))) for shape in (*_FLAT, *_CUBES)}
-CLOUD_NAMES = {f"v5litepod-{_CHIPS[shape]}": f"v5e:{shape}" for shape in _FLAT}
-CLOUD_NAMES |= {f"v6e-{_CHIPS[shape]}": f"v6e:{shape}" for shape in _FLAT}
+_CHIPS = {shape: math.prod(map(int, shape.split("x"))) for shape in (*FLAT, *_CUBES)}
+CLOUD_NAMES = {f"v5litepod-{_CHIPS[shape]}": f"v5e:{shape}" for shape in FLAT}
+CLOUD_NAMES |= {f"v6e-{_CHIPS[shape]}": f"v6e:{shape}" for shape in FLAT}
 CLOUD_NAMES |= {f"v5p-{2 * _CHIPS[shape]}": f"v5p:{shape}" for shape in _CUBES}
 EXAMPLES = "v5p:8x8x8 (chips), 2*v5e:16x16 (two slices), h100:8, h100:4x8 (hosts x GPUs), cpu:8"
 
@@ -217,8 +123,10 @@ def _misfit(name: str, generation: Generation, written: str, shape: tuple[int, .
         if generation.shapes:
             return "" if written in generation.shapes else f"{name} has slices of {', '.join(generation.shapes)} chips"
         cube = len(shape) == 3 and not any(side % 4 for side in shape) and 0 < math.prod(shape) <= generation.chips
-        text = f"{name} has slices of {', '.join(_SMALL_CUBES)}, and AxBxC of multiples of 4 up to {generation.chips} chips"
-        return "" if cube or written in _SMALL_CUBES else text
+        text = (
+            f"{name} has slices of {', '.join(SMALL_CUBES)}, and AxBxC of multiples of 4 up to {generation.chips} chips"
+        )
+        return "" if cube or written in SMALL_CUBES else text
     if slices > 1:
         return "only TPUs come in slices; hosts are written h100:HOSTSxGPUS"
     if len(shape) > generation.axes or not all(shape):
@@ -248,10 +156,9 @@ def prepare(machine: Machine, environ: MutableMapping[str, str] = os.environ) ->
     if machine.platform == "cpu":
         import jax
 
-        with contextlib.suppress(
-            RuntimeError
-        ):  # JAX has started: it has the devices, or `described` says that it has not
-            jax.config.update("jax_num_cpu_devices", machine.devices)
+        # Never fewer than there are. Where JAX has started it has the devices, or `described` says that it has not.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", max(machine.devices, jax.config.jax_num_cpu_devices))
 
 
 def is_described(device) -> bool:

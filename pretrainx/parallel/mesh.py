@@ -53,8 +53,8 @@ def sizes(config: MeshConfig, device_count: int) -> tuple[int, ...]:
 def make_mesh(config: MeshConfig = MeshConfig(), devices=None) -> Mesh:
     """A mesh over `devices` (default: all). Axes are Auto: explicit ones turn constraints into assertions.
 
-    On TPUs neighbours along an axis are neighbours on the torus. Of several slices the outer axes, data before fsdp, span the
-    slow network between them: replicas of what is sharded inside each. ConfigError where those axes cannot.
+    On TPUs neighbours along an axis are neighbours on the torus. Of several slices the outer axes span the slow network between
+    them: data, then stage, then fsdp, see `across`. ConfigError where these cannot.
     """
     devices = list(devices if devices is not None else jax.devices())
     shape = sizes(config, len(devices))
@@ -71,7 +71,8 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices=None) -> Mesh:
     return Mesh(placed, AXES, axis_types=auto)
 
 
-# Axes that may span slices: their collectives come once a step, or pass little.
+# Axes that may span slices, the one that does so first of all: data sums gradients and stage passes activations on; fsdp is the
+# last resort, its gathers come in each microbatch.
 OUTER = ("data", "stage", "fsdp")
 
 

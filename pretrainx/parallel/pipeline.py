@@ -12,7 +12,6 @@ the schedule.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -42,8 +41,7 @@ def wanted_pieces(rules: Rules) -> int:
 
 def inside(rules: Rules) -> Rules:
     """The rules as they are within a stage, where neither rows nor layers are split over stages."""
-    without = lambda axes: tuple(axis for axis in axes if axis != STAGE)
-    return dataclasses.replace(rules, table=tuple((name, without(axes)) for name, axes in rules.table))
+    return rules.without(STAGE)
 
 
 def pieces(rows: int, depth: int) -> int:

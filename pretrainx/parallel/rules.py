@@ -23,8 +23,8 @@ _RULES = jax.make_user_context(None)
 # Weights and activations have different names for their width: `batch` and a weight's `embed` both use fsdp, so an
 # activation [batch, embed] would use it twice.
 TABLE = (
-    # For all but a mixture of experts its axis divides rows like the others; there it divides experts. And for all but the
-    # layers of a pipeline the axis of stages does too.
+    # Of a model with experts their axis divides rows like the others, but where it divides the experts themselves; a model
+    # without is refused it. In the layers of a pipeline the axis of stages divides these, and rows everywhere else.
     ("batch", ("data", "fsdp", "expert", "stage")),
     ("expert_batch", ("data", "fsdp")),
     ("length", ("context",)),
@@ -86,6 +86,11 @@ class Rules:
             why=nearest(name, [known for known, _ in self.table]),
             do="name an axis of the rule table, or add a row to it",
         )
+
+    def without(self, axis: str) -> Rules:
+        """The same rules where nothing is split over one axis of the mesh."""
+        table = tuple((name, tuple(each for each in axes if each != axis)) for name, axes in self.table)
+        return dataclasses.replace(self, table=table)
 
     def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
         """The partition of an array with these logical axes; a dimension that does not divide is replicated.

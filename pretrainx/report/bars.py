@@ -9,25 +9,19 @@ from pretrainx.core.readable import duration
 from pretrainx.report.goodput import DEFINITION, PARTS, attempts, between, goodput, total
 from pretrainx.report.read import Run
 
-COLOURS = dict(
-    zip(
-        PARTS,
-        (
-            "#2f5d8a",
-            "#7fa3c7",
-            "#d9a441",
-            "#b9b08a",
-            "#3a7d44",
-            "#8e3b6f",
-            "#c2571a",
-            "#e3a587",
-            "#4b4ba3",
-            "#a33b3b",
-            "#c9ccd2",
-        ),
-        strict=True,
-    )
-)
+COLOURS = {
+    "device": "#2f5d8a",
+    "host": "#7fa3c7",
+    "data": "#d9a441",
+    "log": "#b9b08a",
+    "eval": "#3a7d44",
+    "save": "#8e3b6f",
+    "compile": "#c2571a",
+    "start": "#e3a587",
+    "profile": "#4b4ba3",
+    "lost": "#a33b3b",
+    "other": "#c9ccd2",
+}
 _STARTS_SHOWN = 12
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pretrainx.core import config as strict
 from pretrainx.core.errors import CheckpointError, ConfigError
 from pretrainx.core.json_lines import read_metrics
-from pretrainx.core.readable import duration
+from pretrainx.core.readable import duration, size
 from pretrainx.runs.disk import bytes_under
 from pretrainx.training import base
 from pretrainx.training.restore import BaseError, FormatError, read_meta, steps_in
@@ -41,17 +41,17 @@ def listed(workdir: str | Path, say: Say = print) -> int:
         record = losses.get(step, {})
         shown = [_number(record.get(name)) for name in ("train/loss", "eval/held_out/loss")]
         saved, note = _age(directory, step)
-        rows.append((str(step), _mebi(bytes_under(directory / str(step))), saved, *shown, note))
+        rows.append((str(step), size(bytes_under(directory / str(step))), saved, *shown, note))
     beside = base.beside(directory)
     for step in steps_in(beside):
         saved, note = _age(beside, step)
         note = note or "frozen parameters, stored once for all steps"
-        rows.append(("base", _mebi(bytes_under(beside / str(step))), saved, "", "", note))
+        rows.append(("base", size(bytes_under(beside / str(step))), saved, "", "", note))
     for path in sorted(directory.glob("*.corrupt*")):
-        rows.append((path.name, _mebi(bytes_under(path)), "", "", "", "damaged, set aside by training"))
+        rows.append((path.name, size(bytes_under(path)), "", "", "", "damaged, set aside by training"))
     for path in sorted(directory.glob("*.orbax-checkpoint-tmp*")):
         step = path.name.partition(".")[0]
-        rows.append((step, _mebi(bytes_under(path)), "", "", "", "being written, or a save that was cut short"))
+        rows.append((step, size(bytes_under(path)), "", "", "", "being written, or a save that was cut short"))
     if len(rows) == 1:
         say(f"{directory} holds no checkpoint")
         return 0
@@ -101,10 +101,10 @@ def verified(workdir: str | Path, step: int | None = None, say: Say = print) -> 
     shared, trouble = _verified_base(directory, say)
     damaged, foreign = [], []
     for number in numbers:
-        started, count, size = time.perf_counter(), 0, 0
+        started, count, total = time.perf_counter(), 0, 0
         try:
             for _, of_leaf in verify(directory, number, shared):
-                count, size = count + 1, size + of_leaf
+                count, total = count + 1, total + of_leaf
         except BaseError as error:
             why = "" if trouble else f": {error.where}: {error.why}"
             trouble = trouble or error
@@ -118,7 +118,7 @@ def verified(workdir: str | Path, step: int | None = None, say: Say = print) -> 
             damaged.append(error)
             say(f"step {number}: DAMAGED, {error.what}: {error.where}: {error.why}")
             continue
-        say(f"step {number}: whole, {count} leaves, {_mebi(size)}, {time.perf_counter() - started:.1f} s")
+        say(f"step {number}: whole, {count} leaves, {size(total)}, {time.perf_counter() - started:.1f} s")
     if not numbers:
         say(f"{directory} holds no checkpoint")
     if isinstance(trouble, BaseError):
@@ -147,8 +147,8 @@ def _verified_base(directory: Path, say: Say) -> tuple[dict[str, dict], Checkpoi
         say(f"base: DAMAGED, {error.where}: {error.why}")
         return {}, error
     if shared:
-        size = _mebi(sum(map(size_of, shared.values())))
-        say(f"base: whole, {len(shared)} leaves of all steps, {size}, {time.perf_counter() - started:.1f} s")
+        total = sum(map(size_of, shared.values()))
+        say(f"base: whole, {len(shared)} leaves of all steps, {size(total)}, {time.perf_counter() - started:.1f} s")
     return shared, None
 
 
@@ -178,10 +178,6 @@ def _known(directory: Path, step: int | None) -> int:
 
 def _number(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "-"
-
-
-def _mebi(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

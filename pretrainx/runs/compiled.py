@@ -15,15 +15,16 @@ from dataclasses import dataclass
 
 import jax
 
+from pretrainx.core.errors import OutOfMemoryError
+from pretrainx.core.leaves import bytes_on_device
+from pretrainx.parallel.compilation import uncached
 from pretrainx.runs.operations import matmul_flops
-from pretrainx.runs.parameters import bytes_on_device
 from pretrainx.runs.parts import Parts
 from pretrainx.runs.replicas import step_of, traced
 from pretrainx.training import state as states
 
-LOW_EFFORT = (
-    -1.0
-)  # of XLA's exec_time_optimization_effort: a tenth of the time, peaks within some percent of full effort
+# Of XLA's exec_time_optimization_effort: a tenth of the time, peaks within some percent of full effort.
+LOW_EFFORT = -1.0
 # "(32.31G) exceeds available HBM (15.75G)", "Used 32.31G of 15.75G hbm"
 SHORTAGES = (
     re.compile(r"\(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)"),
@@ -39,13 +40,13 @@ class Compiled:
 
     Attributes:
       counted: {kind: bytes} of what the state and the batch hold, from shapes and shardings: see `counted_bytes`.
-      peak: the most that is held at once; where `shortage`, what would have been.
+      peak: the most that is held at once; where `limit`, what would have been; 0 where the compiler tells no sizes.
       argument, temporary, output: as the compiler has them; output without what takes the place of donated inputs. 0 where it
         gave up, or tells no sizes.
       limit: what it took the device to have, where it gave up for lack of memory; else 0.
       flops: of the matrix products of a whole step on all devices, recomputation included.
       seconds: that compiling took.
-      text: the optimised program, "" where there is none.
+      text: the optimised program, "" where there is none, or where nobody asked for it.
       warnings: what the partitioner could not do well, each line once.
     """
 
@@ -59,11 +60,6 @@ class Compiled:
     seconds: float = 0.0
     text: str = dataclasses.field(default="", repr=False)
     warnings: tuple[str, ...] = ()
-
-    @property
-    def kept(self) -> int:
-        """Bytes that live from step to step: the state."""
-        return sum(size for kind, size in self.counted.items() if kind not in ("gradients", "batch"))
 
     @property
     def transient(self) -> int:
@@ -121,9 +117,9 @@ def compile_step(
             seconds = time.perf_counter() - started
             return Compiled(counted, found[0], limit=found[1], flops=flops, seconds=seconds, warnings=complaints(said))
     seconds = time.perf_counter() - started
-    found = program.memory_analysis()
+    found, text = program.memory_analysis(), program.as_text() if ahead else ""
     if found is None:
-        return Compiled(counted, 0, flops=flops, seconds=seconds, text=program.as_text(), warnings=complaints(said))
+        return Compiled(counted, 0, flops=flops, seconds=seconds, text=text, warnings=complaints(said))
     # The state is donated: its outputs take the place of its inputs.
     output = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
     together = found.argument_size_in_bytes + found.temp_size_in_bytes + output
@@ -137,19 +133,25 @@ def compile_step(
         output,
         flops=flops,
         seconds=seconds,
-        text=program.as_text() if ahead else "",
+        text=text,
         warnings=complaints(said),
     )
 
 
 def shortage(message: str) -> tuple[int, int] | None:
-    """(bytes needed, bytes there) of the compiler's refusal; None where it is another."""
+    """(bytes needed, bytes there) of the compiler's refusal; None where it is another. OutOfMemoryError where it is short of
+    something else than a device's memory: the host's, or a kernel's."""
     if "RESOURCE_EXHAUSTED" not in message:
         return None
     for form in SHORTAGES:
         if found := form.search(message):
             return _bytes(found[1]), _bytes(found[2])
-    return None
+    raise OutOfMemoryError(
+        "the train step cannot be compiled for lack of memory",
+        where="the compiler",
+        why=message.strip()[:600],
+        do="lower config.train.batch_size or raise config.train.microbatches; of the host's memory, compile on a larger one",
+    )
 
 
 def _bytes(text: str) -> int:
@@ -173,11 +175,9 @@ def complaints(said: list[str]) -> tuple[str, ...]:
 def listening(said: list[str]) -> Iterator[None]:
     """Ahead-of-time compilation in peace: the cache on disk is off (such programs cannot be read back), and what the compiler
     writes past Python to stderr is put into `said`."""
-    enabled = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as file, warnings.catch_warnings():
+    with uncached(), tempfile.TemporaryFile() as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.dup2(file.fileno(), 2)
         try:
@@ -186,6 +186,5 @@ def listening(said: list[str]) -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
-            jax.config.update("jax_enable_compilation_cache", enabled)
             file.seek(0)
             said.append(file.read().decode(errors="replace"))

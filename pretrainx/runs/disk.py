@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pretrainx.core import paths
 from pretrainx.core.errors import CheckpointError
+from pretrainx.core.leaves import bytes_of
+from pretrainx.core.readable import size
 from pretrainx.training import base
 from pretrainx.training.restore import as_tree, steps_in
 from pretrainx.training.state import TrainState
@@ -41,15 +40,14 @@ class DiskNeed:
         return max(0, self.shared + self.state * self.saves - self.present - self.free)
 
     def __str__(self) -> str:
-        mebi = lambda size: f"{size / 2**20:,.1f} MiB"
-        once = f"{mebi(self.shared)} once, " if self.shared else ""
-        return f"{once}{self.saves} x {mebi(self.state)}, {mebi(self.present)} there already, {mebi(self.free)} free"
+        once = f"{size(self.shared)} once, " if self.shared else ""
+        return f"{once}{self.saves} x {size(self.state)}, {size(self.present)} there already, {size(self.free)} free"
 
     def error(self, directory: Path) -> CheckpointError:
         return CheckpointError(
             "the disk is too small for the checkpoints",
             where=str(directory),
-            why=f"{self}: {self.missing / 2**20:,.1f} MiB are missing",
+            why=f"{self}: {size(self.missing)} are missing",
             do="make room, lower config.checkpoint.keep, or choose a --workdir on another disk",
         )
 
@@ -59,14 +57,13 @@ def disk_need(state: TrainState, keep: int, directory: Path, constants: tuple[st
 
     constants: as the run's objective has them.
     """
-    bytes_of = lambda leaf: math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
     sizes = {path: bytes_of(leaf) for path, leaf in paths.leaves(as_tree(state))}
     shared = sum(sizes[path] for path in base.constant_paths(state, constants))
-    size = sum(sizes.values()) - shared
+    own = sum(sizes.values()) - shared
     there = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
     present = sum(bytes_under(directory / str(step)) for step in steps_in(directory))
     present += bytes_under(base.beside(directory))
-    return DiskNeed(size, keep + 1, present, shutil.disk_usage(there).free, shared)
+    return DiskNeed(own, keep + 1, present, shutil.disk_usage(there).free, shared)
 
 
 def bytes_under(directory: Path) -> int:

@@ -13,14 +13,14 @@ import jax
 from pretrainx.core import config as strict
 from pretrainx.core.errors import CheckpointError, ConfigError, OutOfMemoryError
 from pretrainx.core.json_lines import read_metrics
-from pretrainx.core.readable import duration, quantity
+from pretrainx.core.readable import duration, quantity, size
 from pretrainx.parallel import distributed
-from pretrainx.runs import examples, frozen_tokenizer, parameters, preserved
+from pretrainx.runs import examples, frozen_tokenizer, parameters, preserved, replicas
 from pretrainx.runs.compiled import compile_step
 from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.disk import disk_need
 from pretrainx.runs.evaluations import evaluated
-from pretrainx.runs.introduction import introduce
+from pretrainx.runs.introduction import introduce, tell_all
 from pretrainx.runs.load import data_directory
 from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse
@@ -64,6 +64,7 @@ def dry_run(
         like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
         heading("parameters")
         tell_all(parameters.lines(parts), say)
+        tell_all((f"warning: {line}" for line in replicas.warnings(parts)), say)
         tell_all((f"warning: {line}" for line in states.fallbacks(parts.found, parts.rules)), say)
         tell_all((f"warning: {line}" for line in replicated.lines(like, parts.found, parts.rules)), say)
         heading("run")
@@ -84,11 +85,6 @@ def dry_run(
     distributed.decided("disk", lambda: check_disk(need, workdir / "checkpoints", warn))
     say("\ndry run: nothing was trained, and nothing was written in the workdir")
     return 0
-
-
-def tell_all(lines, say: Callable[[str], None]) -> None:
-    for line in lines:
-        say(line)
 
 
 def refuse_unwritable(workdir: Path) -> None:
@@ -131,7 +127,7 @@ def config_lines(recipe: Recipe, values: dict, of_file: dict | None) -> Iterator
 def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
     """How the batch is divided, FLOPs, and how long that takes."""
     train, units = recipe.train, parts.units_per_row
-    unit = {"tok": "token", "img": "picture", "row": "example"}[parts.unit]
+    unit = parts.unit_name
     rate_of = "perf/tokens_per_s" if parts.of_text else "perf/examples_per_s"
     yield (
         f"batch: {train.batch_size} rows = {parts.rules.batch_ways()} ways x {train.microbatches} microbatches x "
@@ -158,26 +154,26 @@ def arithmetic(recipe: Recipe, parts: Parts, workdir: Path) -> Iterator[str]:
 def memory_lines(recipe: Recipe, parts: Parts, like: states.TrainState) -> Iterator[str]:
     """What is kept, counted; then what the compiled train step says. OutOfMemoryError where the device has less."""
     found = compile_step(parts, like, recipe.train.batch_size)
-    counted = {kind: size for kind, size in found.counted.items() if kind != "batch"}
-    sizes = ", ".join(f"{name} {_mebi(size)}" for name, size in counted.items() if size)
-    yield f"counted: {sizes}; together {_mebi(sum(counted.values()))}, activations not counted"
+    counted = {kind: count for kind, count in found.counted.items() if kind != "batch"}
+    sizes = ", ".join(f"{name} {size(count)}" for name, count in counted.items() if count)
+    yield f"counted: {sizes}; together {size(sum(counted.values()))}, activations not counted"
     yield f"the train step compiles: {found.seconds:.1f} s"
     if not found.peak:
         yield "the compiler tells no sizes on this platform"
         return
     if not found.limit:
         yield (
-            f"compiled: arguments {_mebi(found.argument)}, temporary {_mebi(found.temporary)}, "
-            f"outputs beyond the donated state {_mebi(found.output)}; together {_mebi(found.peak)}"
+            f"compiled: arguments {size(found.argument)}, temporary {size(found.temporary)}, "
+            f"outputs beyond the donated state {size(found.output)}; together {size(found.peak)}"
         )
     limit = found.limit or (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit:
-        yield f"device: {_mebi(limit)}"
+        yield f"device: {size(limit)}"
     if limit and found.peak > limit:
         raise OutOfMemoryError(
             "the train step does not fit the device",
             where="device",
-            why=f"{_mebi(found.peak)} needed, {_mebi(limit)} there",
+            why=f"{size(found.peak)} needed, {size(limit)} there",
             do="one of these, cheapest first:\n"
             f"--config.train.microbatches={2 * recipe.train.microbatches}   the same update from smaller pieces\n"
             "--config.model.remat=full       recompute activations in the backward pass\n"
@@ -243,7 +239,3 @@ def batch_lines(recipe: Recipe, parts: Parts, data: Prepared, step: int) -> Iter
         for row in range(min(ROWS, len(part["valid"]))):
             yield f"row {row}{examples.of(task)}, corpus row {examples.rows_of(rows, task).numbers(step)[row]}"
             yield from (f"  {line}" for line in examples.lines(data.tokenizer, part, seen, row, CHARACTERS))
-
-
-def _mebi(size: float) -> str:
-    return f"{size / 2**20:,.2f} MiB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -23,7 +23,11 @@ def introduce(recipe: Recipe, parts: Parts, data: Prepared, workdir: Path, say: 
     say(f"pretrainx {__version__} | {jax.device_count()} x {jax.devices()[0].device_kind} | mesh {mesh} | {workdir}")
     kinds = ((PreparedText, _of_text), (PreparedLabelled, _of_labelled))
     lines = next((lines for kind, lines in kinds if isinstance(data, kind)), _of_images)
-    for line in lines(recipe, parts, data, f"{parts.rows_per_device} per device and microbatch"):
+    tell_all(lines(recipe, parts, data, f"{parts.rows_per_device} per device and microbatch"), say)
+
+
+def tell_all(lines: Iterable[str], say: Callable[[str], None]) -> None:
+    for line in lines:
         say(line)
 
 

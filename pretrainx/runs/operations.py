@@ -11,8 +11,9 @@ from jax.extend import core
 def matmul_flops(jaxpr, branches: float = 1.0) -> float:
     """2 per multiply-add of the whole program on all devices, loops times their length; recomputed products count again.
 
-    Element-wise work is not counted, nor are loops of unknown length beyond one pass. Of branches the dearest counts; those
-    of a kernel, which skips blocks that a causal mask hides, count half.
+    Element-wise work is not counted, nor are loops of unknown length beyond one pass. Of branches the dearest counts, and half
+    of it where another one multiplies nothing: around a ring a causal mask hides half of what arrives. A kernel skips blocks
+    that are hidden so, and all its branches count half.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return sum(_of(equation, branches) for equation in jaxpr.eqns)
@@ -29,12 +30,11 @@ def _of(equation, branches: float) -> float:
     if name == "scan":
         return parameters["length"] * matmul_flops(parameters["jaxpr"], branches)
     if name == "cond":
-        return branches * max(matmul_flops(each, branches) for each in parameters["branches"])
+        costs = [matmul_flops(each, branches) for each in parameters["branches"]]
+        return max(costs) * (branches if min(costs) else min(branches, 0.5))
     if name == "shard_map":  # what one device does of the axes that are its own
-        manual = parameters.get("manual_axes", parameters["mesh"].axis_names)
-        return matmul_flops(parameters["jaxpr"], branches) * math.prod(
-            parameters["mesh"].shape[axis] for axis in manual
-        )
+        devices = math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
+        return devices * matmul_flops(parameters["jaxpr"], branches)
     if name == "pallas_call":
         grid = [size for size in parameters["grid_mapping"].grid if isinstance(size, int)]
         return math.prod(grid) * matmul_flops(parameters["jaxpr"], branches=0.5)

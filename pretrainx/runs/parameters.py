@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import jax
-
-from pretrainx.adapt.wrapper import innermost
+from pretrainx.adapt.mixture import plain_tasks
 from pretrainx.core import axes, paths
 from pretrainx.optim import table
 from pretrainx.runs.parts import Parts
@@ -38,7 +36,7 @@ def lines(parts: Parts) -> list[str]:
     text.append(f"without the padding of vocabulary tables {total:,}, and without embeddings {total - tables:,}")
     of_experts = sum(count for path, count in counted.items() if "experts" in names[path])
     if of_experts:
-        experts = innermost(parts.objective).model.config.experts
+        experts = plain_tasks(parts.objective)[0].model.config.experts  # the tasks of a mixture share the model
         idle = of_experts * (experts.count - experts.chosen) // experts.count
         text.append(f"a token goes through {total - idle:,}: {experts.chosen} of {experts.count} experts in each block")
     return text
@@ -46,8 +44,3 @@ def lines(parts: Parts) -> list[str]:
 
 def _count(names: axes.Names, shape: tuple[int, ...], vocab_size: int) -> int:
     return math.prod(vocab_size if name == "vocab" else size for name, size in zip(names, shape, strict=True))
-
-
-def bytes_on_device(tree) -> int:
-    """Bytes of a tree of (abstract) arrays with shardings on one device: every device holds an equal shard of each leaf."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -53,6 +53,11 @@ class Parts:
         return self.options.rules
 
     @property
+    def unit_name(self) -> str:
+        """`unit` in a word."""
+        return {"tok": "token", "img": "picture", "row": "example"}[self.unit]
+
+    @property
     def units_per_row(self) -> float:
         """Tokens that a row of the batch brings (where tasks read rows of different widths, the mean), or one example."""
         return tokens_of(self.objective.reads) if self.of_text else 1

@@ -10,17 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from pretrainx.core import paths
+from pretrainx.core.leaves import bytes_of
 from pretrainx.models.decoder import DecoderConfig
-from pretrainx.parallel import collectives
+from pretrainx.parallel import collectives, pipeline
 from pretrainx.parallel.collectives import Collective
 from pretrainx.parallel.machines import Machine
-from pretrainx.runs import assumed, roofline
+from pretrainx.runs import assumed, replicas, roofline
 from pretrainx.runs.compiled import Compiled, abstract_batch, compile_step, counted_bytes
 from pretrainx.runs.parts import Parts, assemble
 from pretrainx.runs.recipe import Recipe, parse
 from pretrainx.runs.resume import plain
 from pretrainx.runs.roofline import Floor
+from pretrainx.training import replicated
 from pretrainx.training import state as states
 from pretrainx.training.restore import as_tree
 
@@ -72,8 +73,14 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """By the compiler's word, and by the machine's memory where the compiler does not look (GPUs)."""
-        return not self.compiled.limit and self.peak <= self.layout.machine.memory
+        """By the compiler's word, and by the machine's memory where the compiler does not look (GPUs). False, too, where the
+        peak is not `known`."""
+        return self.known and not self.compiled.limit and self.peak <= self.layout.machine.memory
+
+    @property
+    def known(self) -> bool:
+        """Whether the compiler tells sizes."""
+        return self.peak > 0
 
     @property
     def step_seconds(self) -> float:
@@ -84,7 +91,8 @@ class Plan:
 def lay_out(values: dict, machine: Machine, devices: list) -> Layout:
     """The run that `values` describe, over described devices. ConfigError where they do not go together."""
     about, recipe, notes = assumed.about(parse(values))
-    parts = assemble(recipe, about, devices)
+    parts = replicas.in_replicas(recipe, assemble(recipe, about, devices))
+    states.fallbacks(parts.found, parts.rules)  # refuses what a run would refuse
     like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
     return Layout(recipe, machine, parts, like, notes)
 
@@ -102,6 +110,7 @@ def make(layout: Layout, effort: str = "low") -> Plan:
 
 
 def floor_of(layout: Layout, compiled: Compiled, found: tuple[Collective, ...]) -> Floor:
+    """The least time of a step whose program was compiled, and communicates `found`."""
     parts, recipe, machine = layout.parts, layout.recipe, layout.machine
     counted, compute = compiled.counted, recipe.precision.compute
     model = model_flops(layout)
@@ -124,7 +133,9 @@ def floor_of(layout: Layout, compiled: Compiled, found: tuple[Collective, ...]) 
         layout.rows * parts.units_per_row,
         model_flops=model and model / machine.devices,
         compute_dtype=compute,
-        bubble=bubble(layout),
+        bubble=pipeline.bubble(
+            layout.mesh[pipeline.STAGE], pipeline.wanted_pieces(parts.rules), parts.rules.config.rounds
+        ),
     )
 
 
@@ -134,16 +145,9 @@ def model_flops(layout: Layout) -> float | None:
     return per_row * layout.rows if per_row else None
 
 
-def bubble(layout: Layout) -> float:
-    """The share of a step in which a stage of the pipeline waits (Huang et al. 2019; Narayanan et al. 2021, section 2.2)."""
-    stages, sharding = layout.mesh["stage"], layout.recipe.sharding
-    pieces = (sharding.microbatches or stages) * sharding.rounds
-    return (stages - 1) / (pieces + stages - 1)
-
-
 def recomputes(model: Any) -> bool:
     """Whether some stack of the model computes its forward pass twice."""
-    return any(getattr(part, "remat", "none") == "full" for _, part in sections(model))
+    return any(getattr(part, "remat", "none") in ("full", "offload") for _, part in sections(model))
 
 
 def sections(model: Any, path: str = "model") -> list[tuple[str, Any]]:
@@ -167,13 +171,18 @@ def read_bytes(like: states.TrainState, compute: str) -> int:
 
 def state_bytes(like: states.TrainState) -> int:
     """Of a checkpoint, uncompressed."""
-    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for _, leaf in paths.leaves(as_tree(like)))
+    return bytes_of(as_tree(like))
 
 
-def host_bytes(layout: Layout) -> int:
+def batch_bytes(layout: Layout) -> int:
     """Of the global batch."""
-    spec = layout.parts.objective.batch_spec(layout.rows)
-    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(spec))
+    return bytes_of(layout.parts.objective.batch_spec(layout.rows))
+
+
+def hosts(layout: Layout) -> int:
+    """Processes of the run, one for each host."""
+    devices = layout.parts.rules.mesh.devices.flat
+    return len({(getattr(device, "slice_index", 0), device.process_index) for device in devices})
 
 
 def flops_record(plan: Plan) -> dict[str, Any]:
@@ -193,6 +202,20 @@ def flops_record(plan: Plan) -> dict[str, Any]:
     }
 
 
+def warnings(plan: Plan) -> list[str]:
+    """What the compiler could not do well, what of the program could not be counted, and what is another step than usual."""
+    unsure, every = sum(not each.certain for each in plan.collectives), plan.layout.recipe.local_sgd.every
+    whole = (f"resharded by keeping it whole: {line}" for line in plan.compiled.warnings)
+    found = [*whole, *replicas.warnings(plan.layout.parts)]
+    if unsure:
+        found.append(f"{unsure} collectives stand in loops that do not say their trips: counted once")
+    if every:
+        found.append(
+            f"config.local_sgd: this is an inner step; the outer one after each {every} of them is not counted"
+        )
+    return found
+
+
 def record(plan: Plan) -> dict[str, Any]:
     """The plan as JSON has it; sizes are bytes on one device unless a name says otherwise."""
     layout, compiled, machine = plan.layout, plan.compiled, plan.layout.machine
@@ -207,9 +230,10 @@ def record(plan: Plan) -> dict[str, Any]:
             "rows": layout.rows,
             "microbatches": layout.recipe.train.microbatches,
             "rows_per_device": parts.rows_per_device,
-            "unit": {"tok": "token", "img": "picture", "row": "example"}[parts.unit],
+            "unit": parts.unit_name,
             "units_per_row": parts.units_per_row,
-            "host_bytes": host_bytes(layout),
+            "bytes": batch_bytes(layout),
+            "host_bytes": -(-batch_bytes(layout) // hosts(layout)),
         },
         "assumed": list(layout.assumed),
         "parameters": parts.parameters,
@@ -219,7 +243,7 @@ def record(plan: Plan) -> dict[str, Any]:
             "peak": compiled.peak,
             "device": machine.memory,
         },
-        "fits": plan.fits,
+        "fits": plan.fits if plan.known else None,
         "flops": flops_record(plan),
         "collectives": [
             {
@@ -234,8 +258,11 @@ def record(plan: Plan) -> dict[str, Any]:
         ],
         "floor": plan.floor and plan.floor.record(),
         "checkpoint_bytes": state_bytes(layout.like),
-        "kept_whole": states.fallbacks(parts.found, parts.rules, math.inf),
-        "warnings": list(compiled.warnings),
+        "kept_whole": [
+            *states.fallbacks(parts.found, parts.rules),
+            *replicated.lines(layout.like, parts.found, parts.rules),
+        ],
+        "warnings": warnings(plan),
         "compile_seconds": round(compiled.seconds, 2),
         "config": plain(layout.recipe),
     }

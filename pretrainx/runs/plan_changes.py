@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrainx.core.errors import ConfigError
-from pretrainx.runs import plan
+from pretrainx.runs import plan, plan_limits
 from pretrainx.runs.plan import Layout, Plan
-
-COMPILES = 6  # at most, in search of a change
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,12 @@ def candidates(layout: Layout) -> Iterator[tuple[tuple[str, Any], ...]]:
 
 
 def search(
-    values: dict, first: Plan, devices: list, effort: str, say: Callable[[str], None], compiles: int = COMPILES
+    values: dict,
+    first: Plan,
+    devices: list,
+    effort: str,
+    say: Callable[[str], None],
+    compiles: int = plan_limits.SEARCH,
 ) -> tuple[Tried | None, tuple[Tried, ...]]:
     """(the first change that fits, or None; all that were looked at), for a plan that does not fit.
 

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pretrainx.core.errors import ConfigError
-from pretrainx.core.readable import quantity
+from pretrainx.core.readable import quantity, size
 from pretrainx.parallel import machines
-from pretrainx.runs import plan, plan_changes, plan_sweep
+from pretrainx.runs import plan, plan_changes, plan_limits, plan_sweep
+from pretrainx.runs.introduction import tell_all
 from pretrainx.runs.plan import Plan
-
-GIB, MIB = 2**30, 2**20
 
 
 def report(
@@ -39,18 +38,18 @@ def report(
         refuse_unwritable(Path(output))
     devices = machines.described(machine)
     if sweep:
-        entries = plan_sweep.sweep(values, machine, devices, effort, say, limit or plan_sweep.COMPILES)
-        tell(plan_sweep.lines(entries), say)
+        entries = plan_sweep.sweep(values, machine, devices, effort, say, limit or plan_limits.SWEEP)
+        tell_all(plan_sweep.lines(entries), say)
         found = {"version": plan.VERSION, "topology": machine.text, "sweep": plan_sweep.record(entries)}
     else:
         layout = plan.lay_out(values, machine, devices)
         say(f"compiling the train step for {machine.text} ...")
         made = plan.make(layout, effort)
         found = plan.record(made)
-        tell(lines(made, found), say)
-        if not made.fits and search:
-            change, tried = plan_changes.search(values, made, devices, effort, say, limit or plan_changes.COMPILES)
-            tell(change_lines(change, tried), say)
+        tell_all(lines(made, found), say)
+        if made.known and not made.fits and search:
+            change, tried = plan_changes.search(values, made, devices, effort, say, limit or plan_limits.SEARCH)
+            tell_all(change_lines(change, tried), say)
             form = lambda each: {"overrides": dict(each.overrides), "peak": each.peak, "fits": each.fits}
             found |= {"change": change and form(change), "tried": [form(each) for each in tried]}
     if output:
@@ -70,15 +69,6 @@ def refuse_unwritable(path: Path) -> None:
         )
 
 
-def tell(text: Iterator[str], say: Callable[[str], None]) -> None:
-    for line in text:
-        say(line)
-
-
-def size(count: float) -> str:
-    return f"{count / GIB:,.2f} GiB" if count >= GIB / 10 else f"{count / MIB:,.2f} MiB"
-
-
 def lines(made: Plan, found: dict) -> Iterator[str]:
     """What a person reads of a plan and its record."""
     batch, memory, flops = found["batch"], found["memory"], found["flops"]
@@ -96,8 +86,9 @@ def lines(made: Plan, found: dict) -> Iterator[str]:
             yield f"  {kind:<28}{size(memory[kind]):>14}   counted"
     yield f"  {'activations and temporaries':<28}{size(memory['activations_and_temporaries']):>14}   the rest of the peak"
     yield f"  {'peak':<28}{size(memory['peak']):>14}   by the compiler, {found['compile_seconds']} s"
-    answer = "fits" if found["fits"] else "DOES NOT FIT"
-    yield f"  {'device':<28}{size(memory['device']):>14}   {answer}, {memory['peak'] / memory['device']:.0%} of it"
+    answer = f"{'fits' if found['fits'] else 'DOES NOT FIT'}, {memory['peak'] / memory['device']:.0%} of it"
+    answer = "the compiler tells no sizes on this platform" if found["fits"] is None else answer
+    yield f"  {'device':<28}{size(memory['device']):>14}   {answer}"
     yield "\nFLOPs"
     if flops["per_step"]:
         per_unit = quantity(flops["per_row"] / batch["units_per_row"])
@@ -106,7 +97,7 @@ def lines(made: Plan, found: dict) -> Iterator[str]:
         yield f"  {flops['six_n_per_step']:.4g} a step by 6 N D, every parameter counted"
     yield f"  {flops['executed_per_step']:.4g} a step in the products that the program executes"
     yield from floor_lines(made, found)
-    for title, key in (("kept whole on each device", "kept_whole"), ("resharded by keeping them whole", "warnings")):
+    for title, key in (("kept whole on each device", "kept_whole"), ("warnings", "warnings")):
         if found[key]:
             yield f"\n{title}"
             yield from (f"  {line}" for line in found[key])

@@ -2,43 +2,76 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pretrainx.core.errors import ConfigError
-from pretrainx.core.readable import quantity
+from pretrainx.core.errors import ConfigError, PretrainxError
+from pretrainx.core.readable import quantity, size
 from pretrainx.parallel.machines import Machine
 from pretrainx.parallel.mesh import AXES
-from pretrainx.runs import plan
+from pretrainx.runs import plan, plan_limits
 from pretrainx.runs.plan import Layout, Plan
 from pretrainx.runs.plan_changes import changed, words
 
-COMPILES = 8  # at most, where --limit does not say
-TENSOR = 8  # ways at most: more splits a product too finely, and its sums must come before the next layer
+# Ways at most: more tensor ways split a product too finely, and its sums must come before the next layer.
+MOST = {"tensor": 8, "expert": 8, "stage": 4, "context": 4}
+LONG = 8192  # tokens from which a row may be worth dividing
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One configuration. `why` it was not compiled; "" where it was, and `made` is its plan."""
+    """One configuration.
+
+    Attributes:
+      made: its plan; None where it was not compiled.
+      reason: why it was not, in words that it shares with others; detail: what of that is its own. "" where it was.
+    """
 
     overrides: tuple[tuple[str, Any], ...]
     made: Plan | None = None
-    why: str = ""
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def why(self) -> str:
+        return ": ".join(filter(None, (self.reason, self.detail)))
 
 
 def meshes(layout: Layout) -> Iterator[dict[str, int]]:
-    """Every way to lay the devices over data, fsdp and tensor; other axes stay as they are. First those that communicate least:
-    no tensor axis, and state sharded over few."""
+    """Every way to lay the devices over data, fsdp and one more axis; context, expert and stage stay as they are where the
+    configuration divides them. First those that communicate least, state sharded over few; of each other axis one after
+    another, so that a few compiles see something of all."""
     fixed = {axis: layout.mesh[axis] for axis in ("context", "expert", "stage")}
     devices = layout.machine.devices // math.prod(fixed.values())
-    heads = [part.heads for _, part in plan.sections(layout.recipe.model) if hasattr(part, "heads")]
-    ways = [count for count in divisors(devices) if count <= TENSOR and not any(head % count for head in heads)]
-    for tensor in ways:
-        for fsdp in divisors(devices // tensor):
-            yield {"data": devices // tensor // fsdp, "fsdp": fsdp, "tensor": tensor, **fixed}
+    choices = []
+    for axis, count in (("tensor", 1), *more_ways(layout)):
+        left = devices // count
+        choices.append(
+            [{"data": left // fsdp, "fsdp": fsdp, "tensor": 1, **fixed, axis: count} for fsdp in divisors(left)]
+        )
+    for turn in itertools.zip_longest(*choices):
+        yield from filter(None, turn)
+
+
+def more_ways(layout: Layout) -> Iterator[tuple[str, int]]:
+    """(axis, parts) that the model can be cut into beside its rows and its state: heads, experts, stages of layers, and rows
+    of many tokens."""
+    sections = [part for _, part in plan.sections(layout.recipe.model)]
+    of = lambda name: [getattr(part, name) for part in sections if hasattr(part, name)]
+    experts = [section.count for section in of("experts") if section.count]
+    long = [length for length in [getattr(layout.recipe.data, "length", 0)] if length >= LONG]
+    divided = {"tensor": of("heads"), "expert": experts, "stage": of("depth"), "context": long}
+    fixed = {axis: layout.mesh[axis] for axis in divided if axis != "tensor"}
+    for axis, numbers in divided.items():
+        if not numbers or fixed.get(axis, 1) > 1:
+            continue
+        for count in divisors(layout.machine.devices // math.prod(fixed.values()))[1:]:
+            if count <= MOST[axis] and not any(number % count for number in numbers):
+                yield axis, count
 
 
 def divisors(number: int) -> list[int]:
@@ -51,7 +84,7 @@ def sweep(
     devices: list,
     effort: str,
     say: Callable[[str], None],
-    compiles: int = COMPILES,
+    compiles: int = plan_limits.SWEEP,
 ) -> list[Entry]:
     """All meshes that were looked at; those that fit first, fastest first.
 
@@ -72,18 +105,25 @@ def sweep(
             layout = plan.lay_out(changed(values, overrides), machine, devices)
         except ConfigError as error:
             if direction == 0:
-                entries.append(Entry(overrides, why=error.what))
+                entries.append(Entry(overrides, reason=error.what))
             continue
         counted = sum(layout.counted().values())
         if counted > machine.memory:
-            entries.append(Entry(overrides, why=f"{counted / GIB:.1f} GiB of state, gradients and batch"))
+            large = "state, gradients and batch alone are larger than a device"
+            entries.append(Entry(overrides, reason=large, detail=size(counted)))
             continue
         if not left:
-            entries.append(Entry(overrides, why="--limit is reached"))
+            entries.append(Entry(overrides, reason="--limit is reached"))
             continue
         left -= 1
         say(f"{compiles - left} of at most {compiles}: {shown(mesh)}, {pieces} microbatches")
-        made = plan.make(layout, effort)
+        try:
+            made = plan.make(layout, effort)
+        except (
+            PretrainxError
+        ) as error:  # rows that cannot be cut into so many pieces; a compiler short of the host's memory
+            entries.append(Entry(overrides, reason=error.what))
+            continue
         entries.append(Entry(overrides, made))
         say(f"  {outcome(made)}")
         turn = 1 if not made.fits else -1
@@ -103,7 +143,8 @@ def _order(entry: Entry) -> tuple:
 
 
 def outcome(made: Plan) -> str:
-    text = f"peak {made.peak / GIB:.2f} GiB of {made.layout.machine.memory / GIB:.2f}"
+    """A line about one plan: its peak, and the least time of a step where it fits."""
+    text = f"peak {size(made.peak)} of {size(made.layout.machine.memory)}"
     if not made.fits:
         return f"{text}: does not fit"
     found = made.floor
@@ -111,7 +152,8 @@ def outcome(made: Plan) -> str:
 
 
 def shown(mesh: dict[str, int]) -> str:
-    return " x ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1) or "one device"
+    """The axes that divide something: "data 2 x fsdp 4"."""
+    return " x ".join(f"{axis} {ways}" for axis, ways in mesh.items() if ways > 1) or "one device"
 
 
 def lines(entries: list[Entry]) -> Iterator[str]:
@@ -130,8 +172,7 @@ def lines(entries: list[Entry]) -> Iterator[str]:
     reasons: dict[str, int] = {}
     for entry in entries:
         if entry.made is None:
-            kind = "state, gradients and batch alone are larger than a device" if "GiB" in entry.why else entry.why
-            reasons[kind] = reasons.get(kind, 0) + 1
+            reasons[entry.reason] = reasons.get(entry.reason, 0) + 1
     for reason, count in reasons.items():
         yield f"{count} not compiled: {reason}"
     best = next((entry for entry in entries if entry.made is not None and entry.made.fits), None)

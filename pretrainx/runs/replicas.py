@@ -20,9 +20,21 @@ def in_replicas(recipe: Recipe, parts: Parts) -> Parts:
     config = recipe.local_sgd
     if not config.every:
         return parts
-    local_sgd.check(config, parts.objective, parts.found, parts.options, recipe.train.batch_size, recipe.train.steps)
+    train = recipe.train
+    sizes = train.batch_size, train.steps, train.eval_every
+    local_sgd.check(config, parts.objective, parts.found, parts.options, *sizes)
     inner = {each.name: getattr(parts.optimizer, each.name) for each in dataclasses.fields(parts.optimizer)}
     return dataclasses.replace(parts, optimizer=local_sgd.LocalOptimizer(**inner, local=config, guard=recipe.guard))
+
+
+def warnings(parts: Parts) -> list[str]:
+    """What replicas compute otherwise than all devices together would, so that it is a choice."""
+    if not isinstance(parts.optimizer, local_sgd.LocalOptimizer) or not local_sgd.compares(parts.objective):
+        return []
+    count = parts.optimizer.local.replicas
+    return [
+        f"config.local_sgd: the objective compares rows, and a replica's meet its own alone, one in {count} of the batch"
+    ]
 
 
 def traced(step: TrainStep | local_sgd.LocalStep, state: TrainState, batch: Batch) -> Traced:
@@ -39,4 +51,4 @@ def step_of(parts: Parts, state: TrainState, train: LoopConfig | None = None) ->
         return make_train_step(*given)
     if train is None:
         return local_sgd.LocalStep(*given)
-    return local_sgd.LocalStep(*given, lambda step: step == train.steps or step % train.log_every == 0)
+    return local_sgd.LocalStep(*given, train.logs)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from pretrainx.core.readable import quantity
-from pretrainx.parallel.collectives import SENT, Collective
+from pretrainx.parallel.collectives import PASSES, Collective
 from pretrainx.parallel.machines import Machine
 
 
@@ -52,7 +52,7 @@ class Floor:
       flops, model_flops: executed ones, and those without recomputation, from which MFU is stated.
       hbm_bytes: moved between the chip and its memory.
       units: tokens or examples of the global batch.
-      bubble: the share of the step in which a stage of a pipeline waits.
+      bubble: the share of a pipeline's ticks in which a stage works in vain: FLOPs, bytes and seconds hold them already.
       compute_dtype: whose peak `compute` is stated at.
     """
 
@@ -89,12 +89,12 @@ class Floor:
     @property
     def seconds(self) -> float:
         """The floor: everything overlaps."""
-        return max(self.compute, self.memory, self.interconnect) / (1 - self.bubble)
+        return max(self.compute, self.memory, self.interconnect)
 
     @property
     def serial(self) -> float:
         """The other end: nothing overlaps."""
-        return (self.compute + self.memory + self.inside + self.across) / (1 - self.bubble)
+        return self.compute + self.memory + self.inside + self.across
 
     @property
     def bound(self) -> str:
@@ -149,7 +149,7 @@ class Floor:
                     share = f"; {self.flops / link.sent:.0f} FLOPs a byte" if link.sent else ""
                     yield f"{name + ' ' + '+'.join(link.axes):<22}{time(seconds):>10}   {link.sent / 1e9:.3g} GB sent{share}"
         if self.bubble:
-            yield f"{'bubble':<22}{self.bubble:>10.1%}   of the step, in which a stage waits"
+            yield f"{'bubble':<22}{self.bubble:>10.1%}   of a stage's ticks are in vain, counted above"
         yield (
             f"{'step, at least':<22}{time(self.seconds):>10}   bound by {self.bound}: {quantity(self.units_per_second)}/s, "
             f"MFU at most {self.mfu:.1%}"
@@ -207,11 +207,11 @@ def floor(
       units_per_step: tokens or examples of the global batch.
       mesh: an abstract one is laid over slices or hosts in the order of its axes, the last one varying fastest.
       model_flops: of one device without recomputation; left out, as many as `flops`.
-      bubble: the share of the step in which a stage of a pipeline waits.
+      bubble: of a pipeline, to be shown: its ticks in vain are executed, and so are in `flops` and `collectives`.
     """
     islands, links = _islands(machine, mesh), {}
     for each in collectives:
-        members, parts = reach(islands, mesh, each)
+        members, parts = (each.group // each.across, each.across) if each.across else reach(islands, mesh, each)
         inside, across = moved(each.kind, each.size, members, parts)
         sums = links.setdefault(each.axes, [0, 0.0, 0.0])
         sums[0] += each.total
@@ -244,8 +244,8 @@ def moved(kind: str, size: int, members: int, parts: int) -> tuple[float, float]
         return (0.0, float(size)) if parts > 1 else (float(size), 0.0)
     if kind.endswith("all-to-all"):
         return size * (members - 1) / (members * parts), size * (parts - 1) / parts
-    twice = float(SENT[kind](2) * 2)
-    return twice * size * (members - 1) / members, twice * size / members * (parts - 1) / parts
+    passes = PASSES[kind]
+    return passes * size * (members - 1) / members, passes * size / members * (parts - 1) / parts
 
 
 def reach(islands: np.ndarray, mesh: Mesh | AbstractMesh, collective: Collective) -> tuple[int, int]:
@@ -281,22 +281,27 @@ def _rate(
     """bytes/s, one direction, that a device has for a collective inside its slice or host.
 
     A switch (NVLink) gives all there is. On a torus only the links along those of its sides that the group spans work: two of
-    a side that closes to a ring, else one. Sides close that are 16 long (v5e, v6e), or at least 4 (v5p, tpu7x: cubes joined by
-    optical switches). Where devices have no places (an abstract mesh) a group that fills a slice of closed sides has all links,
-    another one half of them.
+    a side that closes to a ring, else one. Where devices have no places (an abstract mesh) a group that fills a slice of closed
+    sides has all links, another one half of them. A permutation goes one way, over one link. An exchange crosses the middle of
+    the longest of these sides, n long: a quarter of each device's bytes for each n / 4 of links.
     """
     if machine.platform != "tpu" or members == 1:
         return machine.ici
-    closes = 16 if machine.generation.axes == 2 else 4
+    closes, link = machine.generation.closes, machine.generation.link / machine.generation.devices
+    if collective.kind == "collective-permute":
+        return link
+    exchange = collective.kind.endswith("all-to-all")
     if isinstance(mesh, AbstractMesh):
         whole = members == machine.devices_per_slice and min(machine.shape) >= closes
-        return machine.ici if whole else machine.ici / 2
+        rate, longest = machine.ici / (1 if whole else 2), min(members, max(machine.shape))
+        return min(rate, (8 if whole else 4) * link / longest) if exchange else rate
     places = np.array([device.coords for device in mesh.devices.flat]).reshape(*mesh.devices.shape, -1)
     line, island = (_along(values, mesh, collective.axes)[0] for values in (places, islands))
     spans = [len(set(side)) for side in line[island == island[0]].T.tolist()]
-    sides = (*machine.shape, 1, 1)
-    used = sum(2 if span == side >= closes else 1 for span, side in zip(spans, sides, strict=False) if span > 1)
-    return used * machine.generation.link / machine.generation.devices or machine.ici
+    sides = zip(spans, (*machine.shape, 1, 1), strict=False)
+    used = [(2 if span == side >= closes else 1, span) for span, side in sides if span > 1]
+    rate = sum(links for links, _ in used) * link or machine.ici
+    return min([rate, *(4 * links / span * link for links, span in used)]) if exchange else rate
 
 
 def traffic(

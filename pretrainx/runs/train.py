@@ -21,7 +21,7 @@ from pretrainx.data.loader import Prefetch, place
 from pretrainx.parallel import distributed
 from pretrainx.parallel.compilation import keep_compiled_programs
 from pretrainx.parallel.host_memory import keep_freed_memory
-from pretrainx.runs import frozen_tokenizer, preserved
+from pretrainx.runs import frozen_tokenizer, preserved, replicas
 from pretrainx.runs.data import Prepared, prepare
 from pretrainx.runs.disk import DiskNeed, disk_need
 from pretrainx.runs.evaluations import evaluation_of
@@ -80,7 +80,7 @@ def train(
         introduce(recipe, parts, data, workdir, say)
         for split, count in data.bad_records.items():
             tell("bad_records", split=split, count=count)
-        for line in states.fallbacks(parts.found, parts.rules):
+        for line in (*replicas.warnings(parts), *states.fallbacks(parts.found, parts.rules)):
             tell("warning", text=line)
         fingerprint = data.fingerprint(recipe.seed, recipe.train.batch_size, parts.objective.reads)
         checkpoints = Checkpoints(workdir / "checkpoints", recipe.checkpoint.keep, tell)

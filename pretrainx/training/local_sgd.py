@@ -12,7 +12,8 @@ said in the config and not taken from the mesh: a run goes on, with the same num
 Each replica normalises its loss by the weights of its own rows, and the mean over replicas is plain, as in both papers. Where
 every replica's rows weigh the same, `every=1, rate=1, momentum=0` around SGD without momentum is data parallelism. Where
 weights are uneven (masked tokens) it is not: it descends along the mean of the replicas' losses, in which a replica with
-little to recover counts as much as another.
+little to recover counts as much as another. Nor is it where rows are compared with all others of the batch, as contrastive
+objectives do: a replica's rows meet its own alone, which are fewer.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from pretrainx.adapt.mixture import plain_tasks
 from pretrainx.adapt.wrapper import Wrapper
 from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
@@ -101,8 +103,8 @@ def over_replicas(sharding: NamedSharding) -> NamedSharding:
 
 def within_replica(rules: Rules) -> Rules:
     """The rules that one replica's step is bound to: on the slow axis lie `replicas` alone."""
-    table = tuple((name, tuple(axis for axis in axes if axis != AXIS)) for name, axes in rules.table)
-    return dataclasses.replace(rules, table=(*table, ("replicas", (AXIS,))))
+    rules = rules.without(AXIS)
+    return dataclasses.replace(rules, table=(*rules.table, ("replicas", (AXIS,))))
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def inner_step(objective: Objective, optimizer: LocalOptimizer, options: Options
 def outer_step(optimizer: LocalOptimizer, state: TrainState) -> TrainState:
     """The replicas meet: the outer parameters take one step along the mean difference, and all replicas start from there.
 
-    Inner optimizers keep what they have, as in DiLoCo. The guard of the state counts the replicas' skipped steps.
+    Inner optimizers keep what they have, as in DiLoCo. The guard of the state counts the replicas' skipped steps, up to here:
+    those since are in the replicas' own guards, and a run that resumes from the middle of a round tells of them again.
     """
     moved, replicas = state.opt_state["replicas"], optimizer.local.replicas
     wide = averages(state.params)
@@ -215,7 +218,20 @@ class LocalStep:
         return self.inner.lower(state, batch)
 
 
-def check(config: LocalSgdConfig, objective: Objective, found: Layout, options: Options, rows: int, steps: int) -> None:
+def compares(objective: Objective) -> bool:
+    """Whether rows are scored together with the others of the batch; of a replica these are its own."""
+    return any(type(task).couple is not Objective.couple for task in plain_tasks(objective))
+
+
+def check(
+    config: LocalSgdConfig,
+    objective: Objective,
+    found: Layout,
+    options: Options,
+    rows: int,
+    steps: int,
+    eval_every: int = 0,
+) -> None:
     """ConfigError where a run of so many rows a batch, and so many steps, cannot be trained by replicas."""
     ways = options.rules.mesh.shape[AXIS]
     unit = config.replicas * within_replica(options.rules).batch_ways() * options.microbatches
@@ -240,6 +256,21 @@ def check(config: LocalSgdConfig, objective: Objective, found: Layout, options: 
             where="config.train.steps",
             why=f"{steps} is no multiple of config.local_sgd.every={config.every}: what replicas learn after the last is lost",
             do=f"--config.train.steps={max(config.every, steps - steps % config.every)}, or another config.local_sgd.every",
+        )
+    if eval_every % config.every:
+        raise ConfigError(
+            "parameters would be evaluated between two outer steps",
+            where="config.train.eval_every",
+            why=f"{eval_every} is no multiple of config.local_sgd.every={config.every}: since the last they are the same",
+            do=f"--config.train.eval_every={-(-eval_every // config.every) * config.every}, or 0: at the end only",
+        )
+    forms = [getattr(getattr(task, "config", None), "form", "") for task in plain_tasks(objective)]
+    if "ring" in forms and within_replica(options.rules).batch_ways() > 1:  # a vmap of a shard_map over some axes, too
+        raise ConfigError(
+            "the rows of replicas do not travel",
+            where="config.objective.form",
+            why="a step of many replicas cannot be compiled where a replica's rows go around its devices",
+            do="--config.objective.form=rows",
         )
     if options.rules.mesh.shape["stage"] > 1:  # JAX 0.10.2 cannot lower a vmap of a shard_map over some of the axes
         raise ConfigError(

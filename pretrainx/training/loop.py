@@ -112,6 +112,7 @@ class Loop:
             self.journal.event("seconds", step=self.done, **breakdown.rounded(self.clock.lap()))
 
     def train(self, state: TrainState, signals: Signals, profile: Profile) -> TrainState:
+        """The steps of `run`, and what is logged, evaluated and saved between them; books each part's time. Raises as `run`."""
         clock, compiled = self.clock, False
         if self.owed:
             self.evaluated(state, signals)

@@ -7,7 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from pretrainx.parallel.machines import PEAKS
+from pretrainx.parallel.chips import PEAKS
 
 
 def peak_flops(devices, dtype: str) -> float | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import jax
 
 from pretrainx.core import paths
 from pretrainx.core.axes import Names
+from pretrainx.core.leaves import bytes_of, bytes_on_device
 from pretrainx.optim import moments
 from pretrainx.parallel.rules import Rules
 from pretrainx.training.state import Layout, TrainState
@@ -27,11 +27,9 @@ def lines(state: TrainState, found: Layout, rules: Rules) -> list[str]:
     if all(rules.mesh.shape[axis] == 1 for name in names_of_weights for axis in rules.axes(name)):
         return []
     each = list(_leaves(state, found))
-    held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for _, leaf, _ in each)
+    held = bytes_on_device([leaf for _, leaf, _ in each])
     whole = [
-        (math.prod(leaf.shape) * leaf.dtype.itemsize, path, names, leaf.shape)
-        for path, leaf, names in each
-        if leaf.sharding.is_fully_replicated
+        (bytes_of(leaf), path, names, leaf.shape) for path, leaf, names in each if leaf.sharding.is_fully_replicated
     ]
     told = [
         (size, f"{path}: {size} bytes are whole on each device (axes {', '.join(map(str, names)) or 'none'})")

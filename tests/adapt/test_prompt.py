@@ -30,6 +30,7 @@ from pretrainx.adapt.prompt import Prompt, PromptConfig
 from pretrainx.core import axes
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
+from pretrainx.models.experts import ExpertsConfig
 from pretrainx.models.layers import Precision
 from pretrainx.models.vit import VitConfig
 from pretrainx.objectives.classification import ClassificationConfig
@@ -117,6 +118,29 @@ def test_decoding_behind_a_source(case):
         close(found[:, 0], whole[:, place])
     features = objective.outputs(params, {}, source, ("features",))["features"]
     assert features.shape == (ROWS, WIDTH) and np.isfinite(features).all()
+
+
+def test_a_prefix_and_the_prompt_before_it_see_each_other():
+    inner = built(GPT2, PrefixLmConfig())
+    params = noisy(initial(CONFIG.wrap(inner)))
+    run, x = applied(inner, params), embedded(params, inner) + params["position"]["table"][: P + LENGTH]
+    seen = jnp.broadcast_to(jnp.arange(P + LENGTH) < P + 4, (ROWS, P + LENGTH))
+    wanted = run("head", run("blocks", x, None, None, None, seen))[:, P:, : VOCABULARY.size]
+    found = logits(CONFIG.wrap(inner), params, tokens=TOKENS, prefix=np.full(ROWS, 4, np.int32))
+    close(found, wanted, 1e-12)
+
+
+@pytest.mark.slow
+def test_experts_route_the_prompt_with_the_tokens():
+    """Its places are real, those of padding are not: they are given none of an expert's."""
+    inner = built(replace(GPT2, experts=ExpertsConfig(count=4, capacity=0.6)))
+    params = noisy(initial(CONFIG.wrap(inner)))
+    run, x = applied(inner, params), embedded(params, inner) + params["position"]["table"][: P + LENGTH]
+    real = jnp.pad(jnp.asarray(TOKENS != 0), [(0, 0), (P, 0)], constant_values=True)
+    routed = lambda real: run("head", run("routed", x, None, None, None, None, real)[0])[:, P:, : VOCABULARY.size]
+    found = logits(CONFIG.wrap(inner), params)
+    close(found, routed(real), 1e-12)
+    assert np.abs(found - routed(real.at[:, :P].set(False))).max() > 1e-3
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ AROUND = {
     "adapter(autoregressive)": (AdapterConfig("houlsby", 4), "autoregressive"),
     "adapter(span_corruption)": (AdapterConfig("pfeiffer", 4, "relu"), "span_corruption"),
     "prompt(autoregressive)": (PROMPT, "prompted decoder"),
+    "prompt(prefix_lm)": (PROMPT, "prompted prefix"),
+    "prompt(autoregressive, experts)": (PROMPT, "prompted experts"),
     "prompt(masked_lm)": (PROMPT, "prompted encoder"),
     "prompt(span_corruption)": (PROMPT, "span_corruption"),
     "prefix(masked_lm)": (PrefixConfig(3, 0.1), "masked_lm"),

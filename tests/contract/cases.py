@@ -148,6 +148,8 @@ CASES = (
 # What only wrappers are put around: tables of positions with room for a prompt, a mixture of which one task is coupled.
 BASES = {
     "prompted decoder": lambda: text(Autoregressive),
+    "prompted prefix": lambda: built(PrefixLmConfig(), replace(CONFIG, max_length=2 * LENGTH)),
+    "prompted experts": lambda: text(Autoregressive, replace(CONFIG, experts=EXPERTS)),
     "prompted encoder": lambda: built(MaskedLmConfig(next_sentence=True), replace(BERT, max_length=20), length=16),
     "classification of patches": lambda: pictures.built(ClassificationConfig(), pictures.VIT),
     "mixture(clip, codebook)": lambda: Mixture((("clip", text(Clip), 0.5), ("vq", text(Codebook), 0.5))),

@@ -35,7 +35,7 @@ ONLY_CI += ("adapter(autoregressive)", "adapter(span_corruption)", "prompt(maske
 ONLY_CI += ("prompts(autoregressive)", "prefix(masked_lm)", "ia3(span_corruption)", "linear_probe(classification)")
 ONLY_CI += ("lora(mixture(clip, codebook))", "mixture_of_denoisers", "toy coca")
 ONLY_CI += ("span_corruption, decoder", "mixture_of_denoisers, decoder")
-ONLY_CI += ("autoregressive, experts", "prefix_lm, experts")
+ONLY_CI += ("autoregressive, experts", "prefix_lm, experts", "prompt(prefix_lm)", "prompt(autoregressive, experts)")
 # Of pictures, the relatives of SimCLR with batch norm, MoCo, MAE and BEiT.
 RELATIVES = ("moco, shuffled groups", "moco_v3", "byol", "simsiam", "dino", "dvae", "vq_vae", "classification")
 RELATIVES += ("moco, batch norm", "moco_v3, batch norm", "byol, batch norm", "simsiam, batch norm")

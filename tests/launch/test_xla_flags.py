@@ -45,7 +45,7 @@ def test_a_command_gets_them_and_the_environment_wins():
     done = ask(
         "--platform=gpu", "--", sys.executable, "-c", show, XLA_FLAGS="--mine=1", XLA_PYTHON_CLIENT_MEM_FRACTION="0.5"
     )
-    assert done.stdout == "--xla_gpu_triton_gemm_any=True --mine=1 0.5\n".replace("True", "true")
+    assert done.stdout == "--xla_gpu_triton_gemm_any=true --mine=1 0.5\n"
     assert ask("--platform=gpu", "--print", "--", "run", "a b").stdout.endswith("run 'a b'\n")
     assert ask("--platform=gpu", "--", "no-such-command").returncode == 2
 

@@ -1,7 +1,5 @@
 """What the backward pass keeps of a block, by name: the same values, less memory for more FLOPs, and the host's memory."""
 
-import math
-import os
 import re
 from dataclasses import replace
 
@@ -10,19 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
-from jax.extend.core import jaxprs_in_params
 
 from contract import pairs
 from contract.cases import T5, built, difference, host, make_batch, prepare
 from contract.pairs import CLIP
 from pretrainx.models.decoder import DecoderConfig
+from pretrainx.models.experts import ExpertsConfig
 from pretrainx.models.layers import Precision
 from pretrainx.models.stack import REMAT
 from pretrainx.objectives.clip import ClipConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
+from pretrainx.parallel import machines
+from pretrainx.parallel.compilation import uncached
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
+from pretrainx.runs.operations import matmul_flops
+from toys.steps import QUICK
 
 VOCABULARY, ROWS = 64, 4
 
@@ -59,19 +60,6 @@ def test_values_and_gradients_of_all_names(habits):
             )
 
 
-def flops(jaxpr, times=1):
-    """Of all matrix products in a program, loops as often as they run."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            sides = equation.outvars[0].aval.shape + tuple(equation.invars[0].aval.shape[i] for i in contracted)
-            total += 2 * times * math.prod(sides)
-        loops = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += sum(flops(inner, times * loops) for inner in jaxprs_in_params(equation.params))
-    return total
-
-
 @pytest.mark.slow
 def test_memory_and_recomputed_flops_by_name():
     """Eight scanned blocks on one device: the less is kept, the more is computed again."""
@@ -83,7 +71,7 @@ def test_memory_and_recomputed_flops_by_name():
         )
         gradient, params = jax.grad(total), shapes["params"]
         memory = jax.jit(gradient).lower(params, tokens).compile().memory_analysis().temp_size_in_bytes
-        found[name] = memory / 2**20, flops(jax.make_jaxpr(gradient)(params, tokens).jaxpr)
+        found[name] = memory / 2**20, matmul_flops(jax.make_jaxpr(gradient)(params, tokens))
     least = found["none"][1]
     print(f"\n{'remat':<14}{'temporaries, MiB':>18}{'FLOPs':>8}")
     for name, (memory, count) in found.items():
@@ -96,27 +84,34 @@ def test_memory_and_recomputed_flops_by_name():
         assert found[name] == pytest.approx(found[like], rel=0.05), "a CPU has one memory: nothing is gained or lost"
 
 
-@pytest.fixture
-def uncached():
-    """Programs for a described device cannot be read back from the cache."""
-    for on in (False, True):
-        jax.config.update("jax_enable_compilation_cache", on)
-        reset_cache()  # else the answer of the process's first compilation stays in force
-        if not on:
-            yield
+@pytest.mark.slow
+@pytest.mark.parametrize("dispatch", ["capacity", "ragged"])
+def test_products_of_experts_are_kept_by_name(dispatch):
+    """As those of an MLP are: "weight_dots" makes the scores of attention again, "attention" the experts' products too."""
+    tokens, found = jax.ShapeDtypeStruct((2, 16), jnp.int32), {}
+    for name in REMAT:
+        experts = ExpertsConfig(count=4, dispatch=dispatch)
+        total, model = sum_of_blocks(name, "float32", length=16, experts=experts, gated=True)
+        shapes = jax.eval_shape(
+            lambda model=model: nn.meta.unbox(model.init(jax.random.key(0), jnp.zeros((2, 16), int)))
+        )
+        program = jax.make_jaxpr(jax.grad(total))(shapes["params"], tokens)
+        found[name] = str(program).count("= ragged_dot") if dispatch == "ragged" else matmul_flops(program)
+        scores = 2 * 2 * 2 * 16 * 16 * 16 * 2  # of queries and keys, and what they weigh, in two blocks
+        if dispatch == "capacity" and name == "weight_dots":
+            assert found[name] <= found["none"] + scores
+    assert found["full"] >= found["attention"] > found["weight_dots"] == found["offload_dots"] >= found["none"]
+    assert dispatch == "capacity" or found["weight_dots"] == found["none"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.rotated
 @pytest.mark.xdist_group("libtpu")
-def test_offloaded_blocks_lie_in_the_hosts_memory(monkeypatch, uncached):
+@uncached()
+def test_offloaded_blocks_lie_in_the_hosts_memory():
     """Compiled for four TPU v5e: under "offload" what the scan keeps of each block is in memory space 5, the host's."""
     pytest.importorskip("libtpu", reason="compiling for a TPU needs pip install 'pretrainx[tpu]'")
-    from jax.experimental import topologies
-
-    for name, value in {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}.items():
-        monkeypatch.setitem(os.environ, name, value)
-    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    chips = machines.described(machines.parse("v5e:2x2"))
     rules, rows, length, found = Rules(make_mesh(MeshConfig(2, 2), chips)), 16, 512, {}
     for name in ("full", "offload", "attention", "weight_dots", "offload_dots"):
         total, model = sum_of_blocks(name, "bfloat16", 256, 8, length)
@@ -131,9 +126,7 @@ def test_offloaded_blocks_lie_in_the_hosts_memory(monkeypatch, uncached):
             with rules.bound():
                 return jax.grad(total)(params, tokens)
 
-        program = (
-            jax.jit(gradient).lower(params, tokens).compile(compiler_options={"exec_time_optimization_effort": -1.0})
-        )
+        program = jax.jit(gradient).lower(params, tokens).compile(compiler_options=QUICK)
         memory = program.memory_analysis()
         on_host = len(re.findall(r"S\(5\)", program.as_text()))
         found[name] = memory.temp_size_in_bytes / 2**20, memory.host_temp_size_in_bytes / 2**20, on_host

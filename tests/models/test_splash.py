@@ -1,7 +1,6 @@
 """The TPU's kernel: interpreted on a CPU it computes what the plain one does, and for a described TPU it is compiled."""
 
 import math
-import os
 from dataclasses import replace
 
 import jax
@@ -17,9 +16,12 @@ from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
+from pretrainx.parallel import machines
+from pretrainx.parallel.compilation import uncached
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
 from pretrainx.parallel.sharding import ShardingConfig
+from toys.steps import QUICK
 
 LENGTH = 256
 SEGMENTS = np.sort(np.random.default_rng(3).integers(0, 4, (2, LENGTH)), axis=1).astype(np.int32)
@@ -84,14 +86,11 @@ TPU = {
 @pytest.mark.rotated
 @pytest.mark.xdist_group("libtpu")
 @pytest.mark.parametrize("case", TPU)
-def test_compiled_for_a_tpu(case, monkeypatch):
+@uncached()
+def test_compiled_for_a_tpu(case):
     """A decoder's loss and gradient for four v5e chips: four calls of the kernel, or keys that travel."""
     pytest.importorskip("libtpu", reason="a TPU's compiler: pip install 'pretrainx[tpu]'")
-    from jax.experimental import topologies
-
-    monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
-    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    chips = machines.described(machines.parse("v5e:2x2"))
     mesh, form, packed, model = TPU[case]
     rules = Rules(make_mesh(MeshConfig(**{"data": 1} | mesh), chips), config=ShardingConfig(context=form))
     config = DecoderConfig(**dict(width=256, depth=2, heads=4, kv_heads=2, positions="rotary", remat="full") | model)
@@ -110,6 +109,6 @@ def test_compiled_for_a_tpu(case, monkeypatch):
     params = jax.eval_shape(lambda: axes.unbox(objective.init(jax.random.key(0), batch)))
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rules.replicated())
     lowered = jax.jit(jax.grad(loss)).lower(*jax.tree.map(place, (params, batch)))
-    text = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0}).as_text()
+    text = lowered.compile(compiler_options=QUICK).as_text()
     calls, travels = text.count('custom_call_target="tpu_custom_call"'), "collective-permute" in text
     assert (calls == 0 and travels) if form == "ring" else calls == 4

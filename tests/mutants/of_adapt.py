@@ -120,6 +120,22 @@ WRAPPERS = [
         TEST_PROMPT + "a_decoder_with_embeddings_made_before[gpt2]",
     ),
     Mutant(
+        "prompt-unseen",
+        "a prefix that is read both ways does not see the prompt before it",
+        "pretrainx/adapt/prompted.py",
+        '"source_segments": 1, "seen": True,',
+        '"source_segments": 1, "seen": False,',
+        TEST_PROMPT + "a_prefix_and_the_prompt_before_it_see_each_other",
+    ),
+    Mutant(
+        "prompt-passes-by",
+        "experts take the prompt for padding",
+        "pretrainx/adapt/prompted.py",
+        '"real": True}',
+        '"real": False}',
+        TEST_PROMPT + "experts_route_the_prompt_with_the_tokens",
+    ),
+    Mutant(
         "prompt-hidden",
         "an encoder takes the prompt for padding",
         "pretrainx/adapt/prompted.py",

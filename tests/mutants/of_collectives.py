@@ -18,8 +18,8 @@ COMMUNICATED = [
         "half a reduction",
         "an all-reduce scatters and does not gather",
         COLLECTIVES,
-        "Fraction(2 * (n - 1), n)",
-        "Fraction(n - 1, n)",
+        '"all-reduce": 2',
+        '"all-reduce": 1',
         TEST + "every_kind_in_loops_equals_a_sum_by_hand",
     ),
     Mutant(
@@ -42,8 +42,8 @@ COMMUNICATED = [
         "network for each",
         "every device of a slice sends the whole across",
         "pretrainx/runs/roofline.py",
-        "twice * size / members * (parts - 1) / parts",
-        "twice * size * (parts - 1) / parts",
+        "passes * size / members * (parts - 1) / parts",
+        "passes * size * (parts - 1) / parts",
         "tests/runs/test_roofline.py::test_what_stays_inside_and_what_goes_across",
     ),
     Mutant(
@@ -53,5 +53,21 @@ COMMUNICATED = [
         "2 * sizes.layers,",
         "sizes.layers,",
         "tests/parallel/test_communication.py::test_weights_alone",
+    ),
+    Mutant(
+        "one's own slice",
+        "what goes to other slices is not read",
+        COLLECTIVES,
+        'elif line.opcode == "send" and',
+        'elif line.opcode == "sent" and',
+        TEST + "what_goes_to_other_slices",
+    ),
+    Mutant(
+        "places of the mesh",
+        "numbers inside a slice are taken for places of the whole mesh",
+        COLLECTIVES,
+        "        groups = inside[_numbers(",
+        "        groups = np.arange(mesh.size)[_numbers(",
+        TEST + "what_goes_to_other_slices",
     ),
 ]

@@ -47,6 +47,14 @@ EXPERT_FAULTS = [
         TEST_MESH + "experts_on_every_mesh[ragged-fsdp-2-tensor-2-expert-2]",
     ),
     Mutant(
+        "nameless products",
+        "what the backward pass is to keep does not know the experts' products",
+        EXPERTS,
+        "return checkpoint_name(y, name)",
+        "return y",
+        "tests/models/test_remat.py::test_products_of_experts_are_kept_by_name[capacity]",
+    ),
+    Mutant(
         "one big matrix",
         "the experts of a block are one matrix to the optimizer",
         "pretrainx/core/axes.py",

@@ -61,8 +61,8 @@ RUNS = [
         "room",
         "the save that is being written needs no room",
         DISK,
-        "DiskNeed(size, keep + 1,",
-        "DiskNeed(size, keep,",
+        "DiskNeed(own, keep + 1,",
+        "DiskNeed(own, keep,",
         "tests/runs/test_dry_run.py::test_a_disk_that_is_too_small",
     ),
     Mutant(

@@ -1,10 +1,9 @@
 """Train steps of a small LLaMA, compiled for a mesh, and sums over their collectives."""
 
-import contextlib
-
-import jax
+import functools
 
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.runs.compiled import abstract_batch
 from pretrainx.runs.parts import assemble
 from pretrainx.runs.recipe import parse
 from pretrainx.training import state as states
@@ -34,15 +33,12 @@ def compiled_step(mesh, devices=None, options=None, rows=ROWS, length=LENGTH, dt
     )
     parts = assemble(recipe, Vocabulary(words, (("pad", 0), ("eos", 1))), devices)
     like = states.abstract(parts.objective, parts.optimizer, parts.options, parts.found)
-    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parts.rules.rows(leaf.shape))
-    batch = jax.tree.map(place, parts.objective.batch_spec(rows))
+    batch = abstract_batch(parts, rows)
     step = make_train_step(parts.objective, parts.optimizer, parts.options, like)
     return like, parts.rules.mesh, step.lower(like, batch).compile(compiler_options=options).as_text()
 
 
-@contextlib.contextmanager
-def uncached():
-    """Programs for machines that are not there cannot be read back from the cache."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
+@functools.cache
+def compiled_on(**mesh):
+    """The same on simulated devices, once for each mesh."""
+    return compiled_step(mesh)

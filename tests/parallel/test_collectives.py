@@ -1,19 +1,25 @@
 """Collectives of compiled programs: kinds, mesh axes, bytes and trips, equal to sums made by hand."""
 
 import importlib.util
+import math
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from parallel.small_steps import compiled_step, sizes, uncached
+from parallel.small_steps import compiled_on, compiled_step, sizes
 
 from pretrainx.core import paths
 from pretrainx.core.errors import PretrainxError
 from pretrainx.parallel import collectives, hlo, machines
+from pretrainx.parallel.compilation import uncached
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
+from pretrainx.runs import roofline
+from toys.steps import QUICK
 
 
 def test_every_kind_in_loops_equals_a_sum_by_hand():
@@ -54,8 +60,9 @@ def test_every_kind_in_loops_equals_a_sum_by_hand():
     }
 
 
+@pytest.mark.slow
 def test_data_parallel_steps_reduce_each_gradient_once():
-    like, mesh, text = compiled_step({"data": 8})
+    like, mesh, text = compiled_on(data=8)
     found = collectives.read(text, mesh)
     gradients = sum(4 * leaf.size for leaf in jax.tree.leaves(like.params))
     scalars = sizes(found, "all-reduce", "data") - gradients
@@ -65,8 +72,9 @@ def test_data_parallel_steps_reduce_each_gradient_once():
     assert 0 <= moved - 2 * 7 * (gradients + scalars) / 8 < len(found)  # each is rounded up
 
 
+@pytest.mark.xdist_group("small steps")
 def test_sharded_steps_gather_each_parameter_forward_and_backward():
-    like, mesh, text = compiled_step({"data": 2, "fsdp": 4})
+    like, mesh, text = compiled_on(data=2, fsdp=4)
     found = collectives.read(text, mesh)
     leaves = {path: 4 * leaf.size for path, leaf in paths.leaves(like.params)}
     # Forward and backward. A norm's backward pass in a recomputed block asks for its scale twice; the table is looked up once,
@@ -86,7 +94,7 @@ def test_sharded_steps_gather_each_parameter_forward_and_backward():
 # Programs in the forms that libtpu 0.0.42 writes (asynchronous fusions, all-reduce-scatter, loops that don't say their trips),
 # and XLA's compilers for GPUs and CPUs (-start and -done, combined operands, known_trip_count), much shortened.
 PROGRAMS = pathlib.Path(__file__).parent / "programs"
-TPU, GPU = ((PROGRAMS / f"{name}.hlo").read_text() for name in ("tpu", "gpu"))
+TPU, GPU, SLICES = ((PROGRAMS / f"{name}.hlo").read_text() for name in ("tpu", "gpu", "slices"))
 
 
 def test_forms_of_tpu_programs():
@@ -98,6 +106,39 @@ def test_forms_of_tpu_programs():
         ("all-gather", ("tensor",), 2, gathered, gathered // 2, 4),
         ("reduce-scatter", ("tensor",), 2, scattered, scattered // 2, 1),
     ]
+
+
+def in_slices(order=lambda devices: devices, **sides):
+    """A stand-in for a mesh of four v5e:2x2, whose devices [slices, places of each] lie in the order of each slice's ring."""
+    devices = np.empty(16, object)
+    ring = (0, 1, 3, 2)
+    devices[:] = [
+        SimpleNamespace(platform="tpu", id=4 * index + rank, slice_index=index) for index in range(4) for rank in ring
+    ]
+    devices = order(devices.reshape(4, 4)).reshape(tuple(sides.values()))
+    return SimpleNamespace(devices=devices, axis_names=tuple(sides), shape=sides, size=16)
+
+
+def test_what_goes_to_other_slices():
+    """Groups between slices are named by slice and place; those inside are numbers of the first slice."""
+    mesh = in_slices(data=2, fsdp=8)
+    found = collectives.read(SLICES, mesh)
+    shown = [(each.kind, each.axes, each.group, each.size, each.bytes, each.across) for each in found]
+    shard, gathered = 32 * 256 * 2, 256 * 256 * 2
+    assert shown == [
+        ("all-gather", ("fsdp",), 2, 2 * shard, shard, 2),
+        ("all-gather", ("fsdp",), 4, gathered, gathered * 3 // 4, 1),
+        ("collective-permute", ("fsdp",), 8, 2048, 2048, 1),
+        ("all-reduce", ("data", "fsdp"), 4, 2 * shard, 3 * shard, 4),
+        ("collective-permute", ("data",), 2, 2048, 2048, 2),
+    ]
+    stages = in_slices(lambda devices: devices.reshape(4, 2, 2).swapaxes(0, 1), fsdp=2, stage=8)
+    axes = ("stage",), ("fsdp", "stage"), ("fsdp",), ("stage",), ("stage",)
+    assert tuple(each.axes for each in collectives.read(SLICES, stages)) == axes
+    with pytest.raises(PretrainxError, match="SCAN"):
+        collectives.read(SLICES.replace('transfer_type="ALL_REDUCE"', 'transfer_type="SCAN"'), mesh)
+    with pytest.raises(PretrainxError, match="other slices"):
+        collectives.read(SLICES.replace("{1,2,3,4}x{0:3}", "{7}"), mesh)
 
 
 def test_forms_of_gpu_and_cpu_programs():
@@ -182,7 +223,7 @@ def test_bytes_of_types(text, size):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ahead of time")
+@pytest.mark.xdist_group("libtpu")
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install pretrainx[tpu]"
 )
@@ -190,10 +231,10 @@ def test_a_tpu_program_gathers_in_bfloat16_and_scatters_in_float32():
     """The step for a described v5e slice, asynchronous fusions and all: bytes by hand within 2%."""
     machine = machines.parse("v5e:2x2")
     machines.prepare(machine)
-    devices, quick = machines.described(machine), {"exec_time_optimization_effort": -1.0}
+    devices = machines.described(machine)
     with uncached():
         like, mesh, text = compiled_step(
-            *({"data": 1, "fsdp": 4}, devices, quick, 16, 256, "bfloat16", 512), width=256, depth=4, remat="none"
+            *({"data": 1, "fsdp": 4}, devices, QUICK, 16, 256, "bfloat16", 512), width=256, depth=4, remat="none"
         )
     found = collectives.read(text, mesh)
     assert all(each.certain for each in found)
@@ -205,3 +246,29 @@ def test_a_tpu_program_gathers_in_bfloat16_and_scatters_in_float32():
     reduced = sizes(found, "reduce-scatter", "fsdp") + sizes(found, "all-reduce", "fsdp")
     assert reduced == pytest.approx(4 * sum(leaves.values()), rel=0.02)
     assert sizes(found, "reduce-scatter", "fsdp") > 0.9 * reduced
+
+
+@pytest.mark.slow
+@pytest.mark.rotated
+@pytest.mark.xdist_group("libtpu")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install pretrainx[tpu]"
+)
+def test_gradients_go_from_slice_to_slice_once():
+    """Replicas in two slices, state sharded inside each: a device sends the gradients of its shard over the network."""
+    machine = machines.parse("2*v5e:2x2")
+    machines.prepare(machine)
+    devices = machines.described(machine)
+    with uncached():
+        # Heads and vocabulary are whole registers of 128: what is padded is sent as well.
+        given = {"data": 2, "fsdp": 4}, devices, QUICK
+        like, mesh, text = compiled_step(*given, words=512, width=512, depth=2, remat="none")
+    found = collectives.read(text, mesh)
+    between = [each for each in found if each.across == 2]
+    assert {each.axes for each in between} == {("data",)} and all(
+        each.across == 1 for each in found if each not in between
+    )
+    shards = sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(like.params))
+    assert sizes(between, "all-reduce", "data") == pytest.approx(shards, rel=0.02)
+    floor = roofline.floor(machine, 1.0, 1.0, found, mesh, 1)
+    assert floor.across == pytest.approx(shards / machine.dcn, rel=0.02)

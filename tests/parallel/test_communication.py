@@ -3,19 +3,25 @@
 import math
 
 import pytest
-from parallel.small_steps import LENGTH, ROWS, compiled_step, sizes
+from parallel.small_steps import LENGTH, ROWS, compiled_on, sizes
 
 from pretrainx.core import paths
 from pretrainx.parallel import collectives, communication
 
-MESHES = {"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 2, "tensor": 4}, {"data": 2, "context": 4}
+MESHES = [
+    pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.xdist_group("small steps")),
+    *(
+        pytest.param(mesh, marks=[pytest.mark.slow, pytest.mark.rotated])
+        for mesh in ({"data": 1, "fsdp": 2, "tensor": 4}, {"data": 2, "context": 4})
+    ),
+]
 
 
 @pytest.fixture(scope="module", params=MESHES, ids=str)
 def both(request):
     """(mesh, collectives on paper, collectives of the compiled step)"""
     mesh = request.param
-    like, real, text = compiled_step(mesh)
+    like, real, text = compiled_on(**mesh)
     leaves = {path: leaf.size for path, leaf in paths.leaves(like.params)}
     kernels = sum(size for path, size in leaves.items() if path.startswith("layers") and path.endswith("kernel"))
     model = communication.Sizes(3, 32, 32, kernels // 3, leaves["token/table"], leaves["unembed/kernel"], compute=4)

@@ -5,20 +5,20 @@ import re
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from contract.cases import CONFIG, EXPERTS, LLAMA, VOCABULARY, difference, host, make_batch, prepare, text
-from pretrainx.core import paths
-from pretrainx.core.schedule import WarmupCosine
+from pretrainx.core import axes, paths
 from pretrainx.models.decoder import Decoder
-from pretrainx.models.layers import Precision
+from pretrainx.models.experts import Experts
+from pretrainx.models.layers import Precision, Spread
 from pretrainx.objectives.autoregressive import Autoregressive
-from pretrainx.optim.optimizer import AdamWConfig, Optimizer
 from pretrainx.parallel import machines
+from pretrainx.parallel.compilation import uncached
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
-from pretrainx.training import state as states
-from pretrainx.training.step import Options, make_train_step
+from toys.steps import QUICK, compiled
 
 STEPS = 2
 SMALL = replace(LLAMA, dropout=0.0, mlp_width=64)
@@ -44,14 +44,6 @@ def float64():
         yield
 
 
-@pytest.fixture
-def uncached():
-    """What was compiled for a machine that is not there cannot be read back."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
-
-
 @functools.lru_cache(maxsize=8)
 def trained(form, mesh=MeshConfig(1), microbatches=1):
     """(run, states, metrics) of a few steps."""
@@ -75,6 +67,33 @@ def check(form, mesh, microbatches=1):
     return run, told[0]
 
 
+def test_a_layer_on_a_mesh():
+    """Values and gradients of one device, split over experts and their inner width; tokens travel to their experts."""
+    module = Experts(FORMS["capacity"], Spread(*[0.3] * 5), Precision("float64", "float64"))
+    x = jax.random.normal(jax.random.key(0), (4, 12, SMALL.width), float)
+    params = axes.unbox(jax.jit(module.init)(jax.random.key(1), x)["params"])
+    rules = Rules(make_mesh(MeshConfig(1, tensor=2, expert=2), jax.devices()[:4]))
+
+    def loss(params, x):
+        y, routing = module.apply({"params": params}, x)
+        return jnp.sin(y).sum() + routing.balance.sum(), (y, routing)
+
+    def on_the_mesh(params, x):
+        with rules.bound():
+            return loss(params, jax.lax.with_sharding_constraint(x, rules.rows(x.shape)))
+
+    one, program = (
+        jax.jit(jax.value_and_grad(each, (0, 1), has_aux=True)).lower(params, x) for each in (loss, on_the_mesh)
+    )
+    one, program = one.compile(), program.compile()
+    expected = one(params, x)
+    gap, where = difference(expected, program(params, x))
+    assert gap < 1e-12 and expected[0][1][1].dropped.max() > 0, f"{gap} at {where}"
+    assert " all-to-all(" in program.as_text() and " all-to-all(" not in one.as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_experts_on_a_mesh():
     """Tokens are dropped, both further terms count, kernels lie by expert, and rows change places for them only."""
     run, told = check("capacity", "fsdp-2-tensor-2-expert-2")
@@ -113,9 +132,10 @@ def test_the_axis_divides_rows_of_other_models():
 
 @pytest.mark.slow
 @pytest.mark.rotated
-@pytest.mark.xdist_group("ahead of time")
+@pytest.mark.xdist_group("libtpu")
 @pytest.mark.parametrize("form", ["capacity", "ragged"])
-def test_a_tpu_exchanges_tokens(form, uncached):
+@uncached()
+def test_a_tpu_exchanges_tokens(form):
     """The train step compiles for eight TPU chips that are not here; ragged, tokens travel in ragged all-to-alls."""
     pytest.importorskip("libtpu")
     devices = machines.described(machines.parse("v5e:2x4"))
@@ -124,13 +144,6 @@ def test_a_tpu_exchanges_tokens(form, uncached):
         config = replace(SMALL, width=128, head_dim=64, mlp_width=256, attention="xla", experts=FORMS[form].experts)
         model = Decoder(config, VOCABULARY.size, 256, Precision("float32", "bfloat16"))
         objective = Autoregressive(model, VOCABULARY, 256)
-        options = Options(rules, seed=0)
-        found = states.layout(objective, 16)
-        chain = Optimizer(AdamWConfig(), WarmupCosine(1e-2, 2, 10), 1.0, found.params_axes)
-        state = states.abstract(objective, chain, options, found)
-        place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rules.rows(leaf.shape))
-        batch = jax.tree.map(place, objective.batch_spec(16))
-        lowered = make_train_step(objective, chain, options, state).lower(state, batch)
-        text = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0}).as_text()
+        text = compiled(objective, rules, 16, QUICK).as_text()
     assert ("ragged-all-to-all" in text) == (form == "ragged")
     assert " all-to-all" in text or form == "ragged"

@@ -1,10 +1,12 @@
 """Described machines: their names, their rates, their devices, and meshes over these."""
 
+import jax
 import pytest
 
 from pretrainx.core.errors import ConfigError
 from pretrainx.parallel import gpu_targets, machines
-from pretrainx.parallel.machines import GENERATIONS, PEAKS, parse
+from pretrainx.parallel.chips import GENERATIONS, PEAKS
+from pretrainx.parallel.machines import parse
 from pretrainx.parallel.mesh import AXES, MeshConfig, across, make_mesh
 
 
@@ -36,7 +38,7 @@ def test_names(text, devices, slices, together):
     [
         ("v5x:2x2", "did you mean 'v5"),
         ("v5litepod-250", "did you mean 'v5litepod-256'?"),
-        ("v5p", "'v5p'|v5p is given without a shape"),
+        ("v5p", "v5p is given without a shape"),
         ("v5e:3x3", "v5e has slices of 1x1, 2x2, 2x4"),
         ("v5e:32x32", "v5e has slices of"),
         ("v5p:8x8", "multiples of 4 up to 8960 chips"),
@@ -44,7 +46,7 @@ def test_names(text, devices, slices, together):
         ("v5p:32x32x32", "up to 8960 chips"),
         ("h100:16", "h100:2x8?"),
         ("2*h100:8", "only TPUs come in slices"),
-        ("h100:0", "h100:N or h100:HOSTSxN|h100 is written"),
+        ("h100:0", "h100 is written h100:N or h100:HOSTSxN"),
         ("cpu:2x4", "cpu is written cpu:N"),
         ("0*v5e:2x2", "unknown topology '0[*]v5e:2x2'"),
         ("", "unknown topology ''"),
@@ -72,6 +74,15 @@ def test_settings_that_are_made_stay():
     environ = {"TPU_SKIP_MDS_QUERY": "0"}
     machines.prepare(parse("v5e:2x2"), environ)
     assert environ["TPU_SKIP_MDS_QUERY"] == "0" and environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1"
+
+
+def test_simulated_devices_never_become_fewer(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.config, "update", lambda name, count: asked.append((name, count)))
+    here = jax.config.jax_num_cpu_devices
+    for count in (here + 3, 1):
+        machines.prepare(parse(f"cpu:{count}"), {})
+    assert asked == [("jax_num_cpu_devices", here + 3), ("jax_num_cpu_devices", here)]
 
 
 def test_simulated_devices_are_this_process_s_own():
@@ -121,6 +132,8 @@ def test_a_mesh_that_cannot_span_slices():
     assert "--config.mesh.data=2" in caught.value.do
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("libtpu")
 def test_meshes_over_described_tpus():
     """Neighbours along an axis are neighbours on the torus, and replicas lie in slices of their own."""
     pytest.importorskip("libtpu")

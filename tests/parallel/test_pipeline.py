@@ -28,7 +28,6 @@ from contract.cases import (
 from pretrainx.adapt.lora import LoraConfig
 from pretrainx.adapt.prefix import PrefixConfig
 from pretrainx.core import paths
-from pretrainx.core.schedule import WarmupCosine
 from pretrainx.models.decoder import Decoder
 from pretrainx.models.experts import ExpertsConfig
 from pretrainx.models.layers import Precision
@@ -36,8 +35,8 @@ from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.autoregressive import Autoregressive
 from pretrainx.objectives.masked_lm import MaskedLmConfig
 from pretrainx.objectives.span_corruption import SpanCorruptionConfig
-from pretrainx.optim.optimizer import AdamWConfig, Optimizer
 from pretrainx.parallel import machines
+from pretrainx.parallel.compilation import uncached
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.pipeline import bubble, through_stages
 from pretrainx.parallel.rules import Rules
@@ -45,7 +44,7 @@ from pretrainx.parallel.sharding import ShardingConfig
 from pretrainx.training import state as states
 from pretrainx.training.checkpoint import Checkpoints
 from pretrainx.training.restore import restore_step
-from pretrainx.training.step import Options, make_train_step
+from toys.steps import QUICK, lowered
 
 TOLERANCE = 1e-9
 slow = [pytest.mark.slow, pytest.mark.rotated]
@@ -253,18 +252,11 @@ def test_goes_on_without_stages(tmp_path):
     assert gap < TOLERANCE, f"{gap} at {where}"
 
 
-@pytest.fixture
-def uncached():
-    """What was compiled for a machine that is not there cannot be read back."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
-
-
 @pytest.mark.slow
 @pytest.mark.xdist_group("libtpu")
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_a_tpu_takes_it(rounds, uncached):
+@uncached()
+def test_a_tpu_takes_it(rounds):
     """The train step in bfloat16 compiles for four TPU chips that are not here; pieces travel and layers are not gathered."""
     pytest.importorskip("libtpu")
     machine = machines.parse("v5e:2x2")
@@ -275,12 +267,7 @@ def test_a_tpu_takes_it(rounds, uncached):
         objective = Autoregressive(
             Decoder(config, VOCABULARY.size, 256, Precision("float32", "bfloat16")), VOCABULARY, 256
         )
-        options, found = Options(rules), states.layout(objective, ROWS)
-        chain = Optimizer(AdamWConfig(), WarmupCosine(1e-2, 2, 10), 1.0, found.params_axes)
-        state = states.abstract(objective, chain, options, found)
-        place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rules.rows(leaf.shape))
-        batch = jax.tree.map(place, objective.batch_spec(ROWS))
-        lowered = make_train_step(objective, chain, options, state).lower(state, batch)
-        text = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0}).as_text()
+        state, step = lowered(objective, rules, ROWS)
+        text = step.compile(compiler_options=QUICK).as_text()
     assert "collective-permute" in text
     assert not gathered(text) & shapes_of_layers(state), "layers are gathered over the stages"

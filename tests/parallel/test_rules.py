@@ -119,6 +119,13 @@ def test_equal_rules_are_equal():
     assert cube(replaced(mlp=())) != cube()
 
 
+def test_rules_without_an_axis_split_nothing_over_it():
+    names, shape = ("batch", "embed"), (8, 16)
+    apart = cube(replaced(batch=("data",))).without("fsdp")
+    assert apart.spec(names, shape) == PartitionSpec("data", None) and apart.mesh == cube().mesh
+    assert cube().without("data").spec(("batch",), (8,)) == PartitionSpec("fsdp")
+
+
 def test_constrain_without_rules_is_the_identity():
     x = jnp.ones((3, 5))
     assert constrain(x, "batch", "length") is x

@@ -136,6 +136,17 @@ def test_rows_that_do_not_divide_are_refused(devices, fits):
     assert "config.mesh.context=4" in str(caught.value)
 
 
+def test_cudnn_does_not_take_a_piece_of_the_queries():
+    arrays = [jax.ShapeDtypeStruct((2, 16, 2, 8), "bfloat16")] * 3
+    attend = lambda *arrays: context.attention(*arrays, kernel="cudnn")
+    with rules_of(MeshConfig(1, context=4), "gather").bound():
+        with pytest.raises(ConfigError, match="16 tokens over 4 devices") as caught:
+            jax.eval_shape(attend, *arrays)
+    assert caught.value.where == "config.model.attention" and "attention=auto" in caught.value.do
+    with rules_of(MeshConfig(1, context=4), "ring").bound():  # which has a kernel of its own
+        assert jax.eval_shape(attend, *arrays).shape == (2, 16, 2, 8)
+
+
 @pytest.mark.slow
 def test_visible_patches_that_do_not_divide_are_refused():
     """A masked autoencoder's encoder sees some of the patches only: their number counts, not that of all."""

@@ -1,10 +1,12 @@
 """Before a run with experts starts: what the mesh axis `expert` refuses, and how many parameters a token goes through."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import pytest
 
+from pretrainx.adapt.mixture_of_denoisers import Denoiser, MixtureOfDenoisersConfig
 from pretrainx.cli.config_file import load
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.vocabulary import Vocabulary
@@ -43,3 +45,13 @@ def test_active_parameters_are_told():
     active = active_parameters(parts.objective.model.config, 320, 64)
     assert parameters.lines(parts)[-1] == f"a token goes through {active:,}: 2 of 8 experts in each block"
     assert active < parts.parameters
+
+
+def test_active_parameters_of_a_mixture_of_tasks_are_told():
+    """Two prefix denoisers of one decoder with experts."""
+    both = tuple(Denoiser(name, 0.5, "prefix") for name in ("one", "other"))
+    plain = recipe("mixtral_8x7b.py")
+    several = dataclasses.replace(plain, objective=MixtureOfDenoisersConfig(both))
+    vocabulary = Vocabulary(320, (("pad", 0), ("eos", 1)))
+    told = [parameters.lines(assemble(each, vocabulary, jax.devices()[:1]))[-1] for each in (plain, several)]
+    assert told[0] == told[1]

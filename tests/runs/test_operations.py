@@ -22,6 +22,13 @@ def test_products_and_loops():
     assert count(lambda x: jnp.tanh(x).sum(), X) == 0
 
 
+def test_what_one_branch_leaves_out_counts_half():
+    """As of a causal ring, which skips half of what arrives."""
+    assert count(lambda x, w: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x), X, W) == ONE / 2
+    around = lambda x, w: jax.lax.fori_loop(0, 4, lambda i, c: jax.lax.cond(i > 1, lambda: c @ w, lambda: c), x)
+    assert count(around, X, W) == 4 * ONE / 2
+
+
 def test_gradients_and_what_is_recomputed():
     loss = lambda w, x: jnp.tanh(jnp.tanh(x @ w) @ w).sum()
     assert count(jax.grad(loss), W, X) == 5 * ONE  # of the input there is none
@@ -29,10 +36,11 @@ def test_gradients_and_what_is_recomputed():
 
 
 def test_parts_of_devices_count_for_all():
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    """Of the axes that are its own: over others the compiler divides the product."""
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     split = jax.sharding.PartitionSpec("data")
-    inside = lambda x: jax.shard_map(lambda part: part @ W, mesh=mesh, in_specs=split, out_specs=split)(x)
-    assert count(inside, X) == ONE
+    given = dict(mesh=mesh, in_specs=split, out_specs=split, axis_names={"data"})
+    assert count(lambda x: jax.shard_map(lambda part: part @ W, **given)(x), X) == ONE
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -5,17 +5,22 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
 from pretrainx.cli.config_file import load
-from pretrainx.core.errors import ConfigError
+from pretrainx.core.errors import ConfigError, OutOfMemoryError
+from pretrainx.models.stack import REMAT
 from pretrainx.parallel import machines
+from pretrainx.parallel.collectives import Collective
 from pretrainx.runs import compiled, plan, plan_changes, plan_sweep
 from pretrainx.runs.operations import matmul_flops
-from pretrainx.runs.plan_report import report
+from pretrainx.runs.plan_report import lines, report
+from pretrainx.runs.recipe import parse
+from pretrainx.runs.replicas import step_of, traced
 from pretrainx.training.step import make_train_step
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +67,9 @@ def test_the_json(answered):
     # AdamW's moments and the average are as the parameters, sharded over eight; the batch is 16 rows of 33 tokens and a flag.
     assert memory["gradients"] == memory["parameters"] == memory["averages"]
     assert 2 * memory["parameters"] <= memory["optimizer"] < 2 * memory["parameters"] + 64
-    assert found["batch"]["host_bytes"] == 16 * (33 * 4 + 1) and memory["batch"] == 2 * (33 * 4 + 1)
+    assert found["batch"]["bytes"] == found["batch"]["host_bytes"] == 16 * (33 * 4 + 1) and memory["batch"] == 2 * (
+        33 * 4 + 1
+    )
     assert 4 * 4 * found["parameters"] <= found["checkpoint_bytes"] <= 8 * 4 * memory["parameters"]
     assert found["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1, "context": 1, "expert": 1, "stage": 1}
     assert all(set(row) == {"kind", "axes", "bytes", "count", "largest", "where"} for row in found["collectives"])
@@ -75,6 +82,52 @@ def test_the_json(answered):
         "written: ",
     ):
         assert words in said
+
+
+def test_replicas_that_train_apart_hold_more():
+    """Each has parameters and moments of its own beside the common ones, and there is a momentum of the outer step."""
+    mesh = {"data": 2, "fsdp": 4}
+    layouts = [layout_of(values_of(mesh=mesh, local_sgd={"every": every}), "cpu:8") for every in (0, 5)]
+    plain, apart = (layout.counted() for layout in layouts)
+    assert apart["optimizer"] >= plain["optimizer"] + 2 * plain["parameters"]
+    assert apart["parameters"] == plain["parameters"]
+    said = [plan.warnings(plan.Plan(layout, compiled.Compiled({}, 1), (), None)) for layout in layouts]
+    assert said[0] == [] and "the outer one after each 5" in said[1][0]
+
+
+def test_what_cannot_be_counted_is_said():
+    """A loop without trips is counted once, and a compiler that tells no sizes makes nothing fit."""
+    layout = layout_of(values_of(), "cpu:8")
+    unsure = Collective("all-gather", ("fsdp",), 8, 800, certain=False)
+    silent = plan.Plan(layout, compiled.Compiled(layout.counted(), 0), (unsure, replace(unsure, certain=True)), None)
+    assert not silent.fits
+    found = plan.record(silent)
+    assert found["fits"] is None and [line[:30] for line in found["warnings"]] == ["1 collectives stand in loops t"]
+    assert "tells no sizes" in "\n".join(lines(silent, found))
+
+
+def test_stages_execute_their_bubble():
+    """Four pieces through four stages take seven ticks, not four; the floor has the rest of the model beside that."""
+    wide = {"model": {"width": 128, "depth": 4}, "train": {"batch_size": 16}}
+    plain, staged = (
+        layout_of(values_of(mesh={"fsdp": shards, "stage": stages}, **wide), f"cpu:{shards * stages}")
+        for shards, stages in ((1, 1), (2, 4))
+    )
+    floors = []
+    for layout in (plain, staged):
+        batch = compiled.abstract_batch(layout.parts, layout.rows)
+        flops = matmul_flops(traced(step_of(layout.parts, layout.like), layout.like, batch).jaxpr)
+        floors.append(plan.floor_of(layout, compiled.Compiled(layout.counted(), 1, flops=flops), ()))
+    alone, divided = floors
+    assert divided.bubble == 3 / 7 and divided.seconds == max(divided.compute, divided.memory)
+    assert 8 * divided.compute == pytest.approx(7 / 4 * alone.compute, rel=0.05)
+
+
+def test_what_recomputes_a_forward_pass():
+    assert {name for name in REMAT if plan.recomputes(parse(values_of(model={"remat": name})).model)} == {
+        "full",
+        "offload",
+    }
 
 
 def test_flops_say_their_convention(answered):
@@ -101,6 +154,11 @@ def test_where_it_cannot_be_written_is_said_first(tmp_path):
 def test_a_refusal_for_lack_of_memory_is_read(message, sizes):
     wanted = sizes and tuple(round(size * 2**30) for size in sizes)
     assert compiled.shortage(message) == wanted
+
+
+def test_lack_of_another_memory_is_an_error():
+    with pytest.raises(OutOfMemoryError, match="vmem"):
+        compiled.shortage("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem while allocating on stack")
 
 
 def test_what_the_compiler_writes_is_heard(capfd):
@@ -180,6 +238,26 @@ def test_a_sweep_ranks_what_fits_and_compiles_no_more_than_it_may(monkeypatch):
     assert sum(entry.made is not None for entry in few) == 2 and any("--limit" in entry.why for entry in few)
 
 
+def test_a_sweep_looks_at_each_axis_that_divides_something():
+    """Each with the least of fsdp first; rows of 32 tokens are not divided, and a stage of the configuration stays."""
+    model = {"experts": {"count": 4, "chosen": 2}, "depth": 4}
+    found = list(plan_sweep.meshes(layout_of(values_of(model=model), "cpu:8")))
+    more = [{axis: ways for axis, ways in mesh.items() if ways > 1 and axis not in ("data", "fsdp")} for mesh in found]
+    first = [
+        {},
+        *({"tensor": ways} for ways in (2, 4)),
+        *({"expert": ways} for ways in (2, 4)),
+        {"stage": 2},
+        {"stage": 4},
+    ]
+    assert more[: len(first)] == first and all(mesh["fsdp"] == 1 for mesh in found[: len(first)])
+    assert all(math.prod(mesh.values()) == 8 for mesh in found) and len(found) == 4 + 3 * (3 + 2)
+    staged = plan_sweep.meshes(layout_of(values_of(mesh={"stage": 2}), "cpu:8"))
+    assert {mesh["stage"] for mesh in staged} == {2}
+    long = values_of(data={"length": 8192}, train={"batch_size": 8})
+    assert {mesh["context"] for mesh in plan_sweep.meshes(layout_of(long, "cpu:8"))} == {1, 2, 4}
+
+
 UNROLLED = {
     "decoder": {"model": {"width": 512, "heads": 4, "unroll": 0}, "data": {"length": 64}},
     "encoder": {
@@ -234,8 +312,9 @@ def test_the_peak_is_what_a_step_takes():
 @pytest.mark.slow
 def test_a_tpu_that_is_not_there():
     pytest.importorskip("libtpu")
-    found = plan.record(plan.make(layout_of(values_of(), "v5e:2x2")))
+    found = plan.record(plan.make(layout_of(values_of(), "v5e:4x4")))  # four hosts
     assert found["fits"] and found["memory"]["device"] == int(15.75 * 2**30)
+    assert 4 * found["batch"]["host_bytes"] == found["batch"]["bytes"]
     assert {tuple(row["axes"]) for row in found["collectives"]} == {("fsdp",)} and found["floor"]["real"]
 
 

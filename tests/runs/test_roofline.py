@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AbstractMesh, Mesh
 
 from pretrainx.parallel import machines
-from pretrainx.parallel.collectives import Collective, sent
+from pretrainx.parallel.collectives import Collective
 from pretrainx.parallel.mesh import AXES
 from pretrainx.runs import roofline
 
@@ -17,7 +17,7 @@ GB = 10**9
 
 
 def of(kind, axes, group, size, count=1):
-    return Collective(kind, axes, group, size, sent(kind, size, group), count)
+    return Collective(kind, axes, group, size, count)
 
 
 def abstract(**sizes):
@@ -63,11 +63,12 @@ def test_three_clocks_by_hand():
     ]
 
 
-def test_a_bubble_lengthens_the_step():
+def test_a_bubble_is_in_the_operations_already():
+    """A fifth of the ticks in vain: a quarter more is executed than the model needs."""
     machine, mesh = machines.parse("h100:8"), abstract(stage=8)
-    plain, idle = (roofline.floor(machine, 989e12, 0, [], mesh, 1, bubble=share) for share in (0.0, 0.2))
-    assert plain.seconds == 1.0 and plain.bound == "compute" and plain.mfu == 1.0
-    assert idle.seconds == pytest.approx(1.25) and idle.mfu == pytest.approx(0.8)
+    found = roofline.floor(machine, 1.25 * 989e12, 0, [], mesh, 1, model_flops=989e12, bubble=0.2)
+    assert found.seconds == found.serial == pytest.approx(1.25) and found.mfu == pytest.approx(0.8)
+    assert "20.0%" in "\n".join(found.lines()) and found.record()["bubble"] == 0.2
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,6 @@ def test_slices_and_hosts_are_joined_by_the_network():
     machine = machines.parse("2*v5e:16x16")
     collectives = [of("all-gather", ("fsdp",), 256, 2560), of("all-reduce", ("data",), 2, 2560)]
     mesh = placed((2, 256), ("data", "fsdp"), slices=2)
-    inner, outer = (roofline.reach(roofline._islands(machine, mesh), mesh, each) for each in collectives)
-    assert (inner, outer) == ((256, 1), (1, 2))
     found = {link.axes: link for link in roofline.floor(machine, 1, 1, collectives, mesh, 1).links}
     assert found["data",].across == pytest.approx(2560 / machine.dcn) and found["data",].inside == 0
     assert found["fsdp",].inside == pytest.approx(2550 / machine.ici) and found["fsdp",].across == 0
@@ -114,6 +113,39 @@ def test_an_axis_has_the_links_of_the_sides_that_it_spans():
     assert seconds("fsdp", group=8) == pytest.approx(7)
     assert seconds("data", "fsdp", group=16) == pytest.approx(15 / 2)
     assert seconds("data", "fsdp", "tensor", group=256) == pytest.approx(255 / 4)
+
+
+def test_a_permutation_goes_one_way():
+    machine = machines.parse("v5e:16x16")
+    given = of("collective-permute", ("tensor",), 16, 50 * GB), placed((16, 16), ("fsdp", "tensor"))
+    assert roofline.floor(machine, 1, 1, given[:1], given[1], 1).links[0].inside == pytest.approx(1)
+    assert roofline.floor(machine, 1, 1, given[:1], abstract(fsdp=16, tensor=16), 1).links[0].inside == pytest.approx(1)
+
+
+def test_an_exchange_crosses_the_middle_of_its_ring():
+    """Half of the devices send half of what they have over the middle: V n / 8 of a ring's, V n / 4 of a line's."""
+    machine = machines.parse("v5e:16x16")
+    seconds = lambda mesh, *axes, group: (
+        roofline.floor(machine, 1, 1, [of("all-to-all", axes, group, 50 * GB)], mesh, 1).links[0].inside
+    )
+    mesh, whole = placed((2, 8, 16), ("data", "fsdp", "tensor")), placed((1, 256), ("data", "expert"))
+    assert seconds(mesh, "tensor", group=16) == pytest.approx(15 / 16 * 16 / 8)
+    assert seconds(mesh, "fsdp", group=8) == pytest.approx(7 / 8 * 8 / 4)
+    assert seconds(mesh, "data", group=2) == pytest.approx(1 / 2)
+    assert seconds(whole, "expert", group=256) == pytest.approx(255 / 256 * 16 / 8)
+    assert seconds(abstract(data=1, expert=256), "expert", group=256) == pytest.approx(255 / 256 * 16 / 8)
+
+
+def test_what_slices_say_that_they_send_goes_over_the_network():
+    """Shards gathered over all devices of both slices, in two steps: what is inside is not asked of the network again."""
+    machine, mesh = machines.parse("2*v5e:16x16"), placed((1, 512), ("data", "fsdp"), slices=2)
+    steps = [
+        Collective("all-gather", ("fsdp",), 2, 2 * 10**6, across=2),
+        Collective("all-gather", ("fsdp",), 256, 512 * 10**6, across=1),
+    ]
+    (link,) = roofline.floor(machine, 1, 1, steps, mesh, 1).links
+    assert link.across == pytest.approx(10**6 / machine.dcn)
+    assert link.inside == pytest.approx(512 * 10**6 * 255 / 256 / machine.ici)
 
 
 def test_a_mesh_on_paper_has_all_links_only_where_it_fills_a_closed_slice():

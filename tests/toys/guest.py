@@ -8,6 +8,7 @@ from flax.nnx import bridge
 
 from pretrainx.core import paths
 from pretrainx.core.axes import boxed
+from pretrainx.models.experts import ExpertsConfig
 from pretrainx.objectives import cross_entropy
 from pretrainx.objectives.autoregressive import Autoregressive
 
@@ -26,6 +27,8 @@ class Bigram(nnx.Module):
 @dataclass(frozen=True)
 class Guest(Autoregressive):
     """`model` is a bridge.ToLinen around Bigram."""
+
+    experts = ExpertsConfig()
 
     def init(self, key, batch):
         params = super().init(key, batch)

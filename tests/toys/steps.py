@@ -13,14 +13,22 @@ from pretrainx.parallel.rules import Rules
 from pretrainx.training import state as states
 from pretrainx.training.step import Options, make_train_step
 
+QUICK = {"exec_time_optimization_effort": -1.0}  # for a TPU's compiler: a tenth of the time
 
-def compiled(objective, rules, rows):
-    options, found = Options(rules), states.layout(objective, rows)
+
+def lowered(objective, rules, rows, microbatches=1):
+    """(the state, abstract; its train step for a batch of `rows`, not compiled yet)"""
+    options, found = Options(rules, microbatches=microbatches), states.layout(objective, rows)
     optimizer = Optimizer(AdamWConfig(), ConstantConfig().over(10), 1.0, found.params_axes)
     like = states.abstract(objective, optimizer, options, found)
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rules.rows(leaf.shape))
     batch = jax.tree.map(place, objective.batch_spec(rows))
-    return make_train_step(objective, optimizer, options, like).lower(like, batch).compile()
+    return like, make_train_step(objective, optimizer, options, like).lower(like, batch)
+
+
+def compiled(objective, rules, rows, options=None, microbatches=1):
+    """The program; `options` are the compiler's."""
+    return lowered(objective, rules, rows, microbatches)[1].compile(compiler_options=options)
 
 
 if __name__ == "__main__":

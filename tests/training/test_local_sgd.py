@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 import pretrainx
 from chaos.runs import write_corpus
+from contract import pairs
+from pretrainx.adapt.lora import LoraConfig
 from pretrainx.core.errors import CheckpointError, ConfigError
 from pretrainx.core.json_lines import read
 from pretrainx.core.schedule import Ramp
@@ -17,14 +20,16 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives.autoregressive import Autoregressive
+from pretrainx.objectives.clip import ClipConfig
 from pretrainx.optim.optimizer import AdamWConfig, Optimizer, SGDConfig
 from pretrainx.parallel.collectives import read as read_collectives
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
+from pretrainx.runs.replicas import warnings
 from pretrainx.runs.train import train
 from pretrainx.training import restore
 from pretrainx.training import state as states
-from pretrainx.training.local_sgd import LocalOptimizer, LocalSgdConfig, LocalStep, check
+from pretrainx.training.local_sgd import LocalOptimizer, LocalSgdConfig, LocalStep, check, compares
 from pretrainx.training.step import Options, make_train_step
 from toys.line import Line
 
@@ -88,14 +93,10 @@ def apart(left, right):
     return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), left, right)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
-    [
-        MeshConfig(4),
-        pytest.param(MeshConfig(1), marks=pytest.mark.slow),
-        pytest.param(MeshConfig(2, 2, 2), marks=pytest.mark.slow),
-        pytest.param(MeshConfig(2, context=2), marks=pytest.mark.slow),
-    ],
+    [MeshConfig(4), MeshConfig(1), MeshConfig(2, 2, 2), MeshConfig(2, context=2)],
     ids=["four devices", "one device", "data2-fsdp2-tensor2", "data2-context2"],
 )
 def test_meeting_after_each_step_is_data_parallelism(mesh):
@@ -113,12 +114,17 @@ def test_meeting_after_each_step_is_data_parallelism(mesh):
 def test_uneven_weights_descend_along_the_mean_of_the_losses():
     """Each replica's update is that of a run of its rows alone; their mean is not the update of all rows together."""
     batch = next(iter(batches(1, uneven=True)))
-    start = jax.tree.map(np.asarray, Made(MeshConfig(1)).state.full_params())
-    _, (found,) = Made(MeshConfig(4), dataclasses.replace(MEAN)).run([batch])
-    _, (together,) = Made(MeshConfig(1)).run([batch])
+    alone = Made(MeshConfig(1))
+    start, reached = jax.tree.map(np.array, alone.state), []
+    for replica in range(4):  # the rows of others are not valid, so that they have no weight
+        own = alone.placed(batch | {"valid": np.arange(ROWS) // (ROWS // 4) == replica})
+        reached.append(alone.step(jax.tree.map(np.array, start), own)[0].full_params())
+    _, (found,) = Made(MeshConfig(4), MEAN).run([batch])
+    _, (together,) = alone.run([batch])
+    assert apart(found, jax.tree.map(lambda *each: sum(each) / 4, *reached)) < 1e-9
     weighed = [(batch["tokens"][rows : rows + 2, 1:] != 0).sum() for rows in range(0, ROWS, 2)]
     assert len(set(weighed)) > 1
-    assert apart(found, together) > 1e-5 * apart(found, start) > 0
+    assert apart(found, together) > 1e-5 * apart(found, start.full_params()) > 0
 
 
 @pytest.mark.slow
@@ -207,6 +213,7 @@ def line():
         (dict(local=LocalSgdConfig(2, 3)), "do not divide over the mesh"),
         (dict(local=LocalSgdConfig(2, 16)), "8 rows over 16 pieces"),
         (dict(local=LocalSgdConfig(3, 2)), "--config.train.steps=9"),
+        (dict(eval_every=3), "--config.train.eval_every=4"),
         (dict(ema=0.9), "config.ema.decay"),
         (dict(mesh=MeshConfig(2, stage=2)), "config.mesh.stage"),
         (dict(found=states.Layout({}, {}, (("router", ("embed", "experts")),), ())), "config.model.experts.count"),
@@ -218,10 +225,29 @@ def test_what_replicas_cannot_do_is_refused(changed, message, line):
     mesh = changed.get("mesh", MeshConfig(2))
     rules = Rules(make_mesh(mesh, jax.devices()[: np.prod(dataclasses.astuple(mesh))]))
     options = dataclasses.replace(options, rules=rules, ema=changed.get("ema", 0.0))
-    check(LocalSgdConfig(2, 2), objective, found, line[2], ROWS, 10)
+    check(LocalSgdConfig(2, 2), objective, found, line[2], ROWS, 10, eval_every=4)
+    local, found = changed.get("local", LocalSgdConfig(2, 2)), changed.get("found", found)
     with pytest.raises(ConfigError) as caught:
-        check(changed.get("local", LocalSgdConfig(2, 2)), objective, changed.get("found", found), options, ROWS, 10)
+        check(local, objective, found, options, ROWS, 10, changed.get("eval_every", 0))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("form, ways, fits", [("ring", 1, True), ("rows", 2, True), ("ring", 2, False)])
+def test_pictures_and_captions_that_are_compared(form, ways, fits, line):
+    """A replica's meet its own alone, of which a run warns. Around the devices of one replica they cannot travel."""
+    objective, found, _ = line
+    assert not compares(objective)
+    objective = LoraConfig().wrap(pairs.built(ClipConfig(form=form), pairs.CLIP))
+    options = Options(Rules(make_mesh(MeshConfig(2, ways), jax.devices()[: 2 * ways])))
+    if fits:
+        check(LocalSgdConfig(2, 2), objective, found, options, ROWS, 10)
+    else:
+        with pytest.raises(ConfigError) as caught:
+            check(LocalSgdConfig(2, 2), objective, found, options, ROWS, 10)
+        assert caught.value.where == "config.objective.form" and "form=rows" in caught.value.do
+    optimizer = LocalOptimizer(PLAIN, Ramp(RATE, RATE, 1), 0.0, (), local=LocalSgdConfig(2, 4))
+    (warning,) = warnings(SimpleNamespace(optimizer=optimizer, objective=objective))
+    assert "one in 4 of the batch" in warning
 
 
 def values(corpus, **more):
@@ -229,7 +255,7 @@ def values(corpus, **more):
         "model": dict(name="decoder", width=16, depth=1, heads=4, unroll=0),
         "data": dict(name="text", source="text", paths=(str(corpus),), tokenizer="bytes", length=16, held_out=0.05),
         "schedule": dict(name="constant", peak=3e-3, warmup=2),
-        "train": dict(steps=12, batch_size=16, log_every=1, eval_every=6),
+        "train": dict(steps=12, batch_size=16, log_every=1, eval_every=4),
         "evals": dict(tokens=600),
         "checkpoint": dict(every=5, keep=3),
         "local_sgd": dict(every=4, replicas=8),
@@ -261,7 +287,8 @@ def test_a_run_of_replicas_resumes_between_two_outer_steps(tmp_path):
     assert [event["step"] for event in read(workdir / "events.jsonl") if event["kind"] == "resumed"] == [5]
     assert sums() == unbroken and losses(workdir) == seen
     evaluated = held_out(workdir)
-    assert evaluated[0] == evaluated[2] and evaluated[1] == evaluated[3] < evaluated[0]  # after steps 6 and 12, twice
+    # After steps 4, 8 and 12, and again 8 and 12.
+    assert evaluated[1:3] == evaluated[3:] and evaluated[2] < evaluated[0]
     with pytest.raises(CheckpointError) as caught:
         train(values(corpus, train=dict(steps=16), local_sgd=dict(replicas=16)), workdir, say=say)
     assert "optimizer/replicas" in caught.value.where and "[8]" in caught.value.why

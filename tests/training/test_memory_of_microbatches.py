@@ -8,12 +8,9 @@ from pretrainx.models.layers import Precision
 from pretrainx.models.vit import VitConfig
 from pretrainx.objectives.augmentation import AugmentConfig
 from pretrainx.objectives.simclr import SimclrConfig
-from pretrainx.optim.optimizer import AdamWConfig, Optimizer
-from pretrainx.optim.schedules import ConstantConfig
 from pretrainx.parallel.mesh import MeshConfig, make_mesh
 from pretrainx.parallel.rules import Rules
-from pretrainx.training import state as states
-from pretrainx.training.step import Options, make_train_step
+from toys.steps import compiled
 
 ROWS, SMALL, LARGE = 4096, 16, 48  # pictures, and their sides in pixels
 
@@ -28,14 +25,8 @@ def temporary(side: int, microbatches: int) -> int:
     model = VitConfig(width=8, depth=1, heads=1, patch=16)
     config = SimclrConfig(hidden=(16,), out=16, views=AugmentConfig("simclr_small"))
     objective = config.build(model, Images(side), Precision())
-    options = Options(Rules(make_mesh(MeshConfig(data=1), jax.devices()[:1])), microbatches=microbatches)
-    found = states.layout(objective, ROWS)
-    optimizer = Optimizer(AdamWConfig(), ConstantConfig(peak=1e-3).over(10), 1.0, found.params_axes)
-    like = states.abstract(objective, optimizer, options, found)
-    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=options.rules.rows(leaf.shape))
-    batch = jax.tree.map(place, objective.batch_spec(ROWS))
-    compiled = make_train_step(objective, optimizer, options, like).lower(like, batch).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    rules = Rules(make_mesh(MeshConfig(data=1), jax.devices()[:1]))
+    return compiled(objective, rules, ROWS, microbatches=microbatches).memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.slow

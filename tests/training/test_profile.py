@@ -20,6 +20,7 @@ from toys.line import Line
 from toys.small import ROWS, Small, batch
 
 STEPS = 9
+SHORTEST = 0.2  # seconds of an evaluation: what is slept is never less, and less than it may be left out
 
 
 def trained(workdir, trace, slow_batch=-1, signal_after=-1, start=0.0):
@@ -36,7 +37,7 @@ def trained(workdir, trace, slow_batch=-1, signal_after=-1, start=0.0):
             return batch(x=np.full((ROWS, 2), 1.0))
 
         def evaluate(state, stop):
-            time.sleep(0.2)
+            time.sleep(SHORTEST)
             return {"held_out/loss": 1.0}
 
         loop = Loop(
@@ -94,21 +95,19 @@ def run(tmp_path_factory):
 def test_the_parts_add_up_to_the_wall_time(run):
     _, lines, events, passed = run
     sums = booked(lines, events)
-    assert passed * 0.97 < sum(sums.values()) <= passed
-    assert 0.6 <= sums["eval"] < 0.9 and 0.3 <= sums["data"] < 0.5 and 0.25 <= sums["start"]  # after steps 4, 8 and 9
+    assert passed - SHORTEST < sum(sums.values()) <= passed
+    assert sums["eval"] >= 3 * SHORTEST and sums["data"] >= 0.3 and sums["start"] >= 0.25  # after steps 4, 8 and 9
     assert all(sums[part] > 0 for part in PARTS)
 
 
 def test_rates_leave_out_what_is_not_of_the_steps(run):
-    """Of the line after the late batch most was waiting for it; evaluations and the trace of that time are not in it."""
+    """Of the line after the late batch: waiting for it is in them; evaluations and the trace of that time are not."""
     _, lines, _, _ = run
     line = next(line for line in lines if line["step"] == 6 and "perf/data_wait" in line)
     steps = sum(line.get(f"perf/seconds/{part}", 0.0) for part in OF_STEPS)
     assert line["perf/examples_per_s"] == pytest.approx(3 * ROWS / steps, rel=1e-3)
-    assert (
-        line["perf/data_wait"] == pytest.approx(line["perf/seconds/data"] / steps, rel=1e-3)
-        and line["perf/data_wait"] > 0.6
-    )
+    assert line["perf/data_wait"] == pytest.approx(line["perf/seconds/data"] / steps, rel=1e-3)
+    assert line["perf/seconds/data"] >= 0.3
     first = next(line for line in lines if line["step"] == 3)
     assert (
         "perf/seconds/compile" in first and "perf/seconds/compile" not in line and abs(line["time"] - time.time()) < 600
@@ -136,7 +135,7 @@ def test_a_signal_ends_the_trace_and_books_the_rest(tmp_path):
     event = next(event for event in events if event["kind"] == "profile")
     assert (event["first"], event["steps"]) == (1, 4)
     assert [each["step"] for each in events if each["kind"] == "seconds"] == [5]
-    assert passed * 0.97 < sum(booked(lines, events).values()) <= passed
+    assert passed - SHORTEST < sum(booked(lines, events).values()) <= passed
 
 
 def profile(config, tmp_path):
@@ -179,6 +178,6 @@ def test_a_call_is_told_apart_by_the_processor_time():
     time.sleep(0.1)
     clock.book_call()
     lap = clock.lap()
-    assert 0.05 <= lap["host"] < 0.09 and lap["device"] >= 0.1
+    assert 0.05 <= lap["host"] < lap["device"] and lap["device"] >= 0.1
     assert set(rounded(lap, "x/")) == {"x/host", "x/device"} and not any(clock.lap().values())
     assert of_steps(lap) == lap["host"] + lap["device"] and data_share(lap) == 0

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from pretrainx.core.readable import size
 from pretrainx.training.progress import duration, line, quantity
 
 FACTS = dict(step=1200, steps=20000, loss=3.2141, grad_norm=0.871, learning_rate=3e-4, rate=41234.0, rate_unit="tok/s")
@@ -77,3 +78,11 @@ def test_duration(seconds, text):
 )
 def test_quantity(value, text):
     assert quantity(value) == text
+
+
+@pytest.mark.parametrize(
+    "count, text",
+    [(0, "0.00 MiB"), (2**20, "1.00 MiB"), (2**26, "64.00 MiB"), (2**27, "0.12 GiB"), (2**41, "2,048.00 GiB")],
+)
+def test_bytes(count, text):
+    assert size(count) == text
