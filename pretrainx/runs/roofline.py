@@ -282,8 +282,8 @@ def _rate(
 
     A switch (NVLink) gives all there is. On a torus only the links along those of its sides that the group spans work: two of
     a side that closes to a ring, else one. Where devices have no places (an abstract mesh) a group that fills a slice of closed
-    sides has all links, another one half of them. A permutation goes one way, over one link. An exchange crosses the middle of
-    the longest of these sides, n long: a quarter of each device's bytes for each n / 4 of links.
+    sides has all links, another one half of them. A permutation goes one way, over one link. Of an exchange the middle of
+    each side, n long, carries n / 4 of what a device has: the longest one holds it up.
     """
     if machine.platform != "tpu" or members == 1:
         return machine.ici
