@@ -27,13 +27,14 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_collection_modifyitems(config, items):
-    """PRETRAINX_SHARE=0/2 keeps one half of the tests marked `rotated`, 1/2 the other; groups stay together."""
+    """PRETRAINX_SHARE=0/2 keeps one half of the tests marked `rotated`, 1/2 the other. Groups stay together, but for tests that
+    share nothing and only must not run side by side: `rotated(alone=True)`."""
     part, parts = map(int, os.environ.get("PRETRAINX_SHARE", "0/1").split("/"))
 
     def kept(item):
-        group = item.get_closest_marker("xdist_group")
-        name = group.args[0] if group else item.nodeid
-        return item.get_closest_marker("rotated") is None or zlib.crc32(name.encode()) % parts == part
+        rotated, group = item.get_closest_marker("rotated"), item.get_closest_marker("xdist_group")
+        name = group.args[0] if group and rotated and not rotated.kwargs.get("alone") else item.nodeid
+        return rotated is None or zlib.crc32(name.encode()) % parts == part
 
     config.hook.pytest_deselected(items=[item for item in items if not kept(item)])
     items[:] = filter(kept, items)

@@ -106,12 +106,14 @@ def test_flipped_bits_in_array_data(saved):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_many_flipped_bits_in_array_data(saved):
     counts = flips(saved, [path for path in saved.files() if path.parent.name == "d"], 300, seed=2)
     assert counts["wrong"] == 0 and counts["detected"] >= 150
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_flipped_bits_in_every_other_file(saved):
     """Manifests, trees of names, sharding, the meta record."""
     for path in saved.files():
@@ -120,7 +122,14 @@ def test_flipped_bits_in_every_other_file(saved):
 
 
 @pytest.mark.parametrize(
-    "damage", ["deleted", *(pytest.param(how, marks=pytest.mark.slow) for how in ("halved", "emptied"))]
+    "damage",
+    [
+        "deleted",
+        *(
+            pytest.param(how, marks=[pytest.mark.slow, pytest.mark.rotated(alone=True)])
+            for how in ("halved", "emptied")
+        ),
+    ],
 )
 def test_no_file_is_lost_or_cut_unnoticed(saved, damage):
     counts = {"detected": 0, "harmless": 0, "wrong": 0}
@@ -200,6 +209,7 @@ def small_disk(path, size):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 @pytest.mark.parametrize("room", [1.5, 2.5])
 def test_full_disk(unbroken, compiled, tmp_path, room):
     """Room for the data and so many checkpoints, and all of them are to be kept: the disk fills up in mid-run."""

@@ -56,22 +56,26 @@ def test_sigterm_during_steps(unbroken, another):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 @pytest.mark.parametrize("moment", [moment for moment in MOMENTS if moment != "steps"])
 def test_sigterm_at_other_moments(unbroken, another, moment):
     check(another, unbroken, moment, signal.SIGTERM, Preempted)
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_usr1_is_a_preemption_too(unbroken, another):
     check(another, unbroken, "steps", signal.SIGUSR1, Preempted)
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_sigint_saves_and_is_not_restarted(unbroken, another):
     check(another, unbroken, "steps", signal.SIGINT, Interrupted)
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_a_second_sigint_ends_at_once(unbroken, another):
     """While the first is being answered: that save is given up, and what was saved before stays whole."""
     attempt = another.start()

@@ -37,6 +37,7 @@ def get_config(arg=""):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_two_processes_look_at_pictures(tmp_path):
     """They train on pictures, measure features and draw samples; all figures are those of one process."""
     (tmp_path / "recipe.py").write_text(PICTURES)
@@ -79,11 +80,11 @@ def difference(gang, unbroken):
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param({"data": 4}, marks=pytest.mark.slow),
+        pytest.param({"data": 4}, marks=[pytest.mark.slow, pytest.mark.rotated(alone=True)]),
         {"tensor": 4},  # every matrix lies across both processes
-        pytest.param({"data": 2, "tensor": 2}, marks=pytest.mark.slow),
-        pytest.param({"fsdp": 4}, marks=pytest.mark.slow),
-        pytest.param({"data": 1, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "tensor": 2}, marks=[pytest.mark.slow, pytest.mark.rotated(alone=True)]),
+        pytest.param({"fsdp": 4}, marks=[pytest.mark.slow, pytest.mark.rotated(alone=True)]),
+        pytest.param({"data": 1, "fsdp": 2, "tensor": 2}, marks=[pytest.mark.slow, pytest.mark.rotated(alone=True)]),
     ],
     ids=lambda mesh: "-".join(f"{axis}{size}" for axis, size in mesh.items()),
 )
@@ -103,6 +104,7 @@ def test_two_processes_are_one(mesh, gang, unbroken):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_a_signal_to_one_stops_both_and_either_number_of_processes_goes_on(gang, unbroken):
     """2 processes, then 1, then 2; each stopped by SIGTERM, to the second of two."""
     for processes, step in ((2, 8), (1, 30)):
@@ -127,6 +129,7 @@ def test_processes_of_different_runs_are_refused(gang):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_an_interrupt_of_one_is_an_interrupt_of_all(gang):
     attempt = gang.start(2, 2)
     attempt.until(lambda: max(gang.losses(), default=0) >= 5)
@@ -137,6 +140,7 @@ def test_an_interrupt_of_one_is_an_interrupt_of_all(gang):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_peer_ends_the_other(victim, gang):
     attempt = gang.start(2, 2)
@@ -152,6 +156,7 @@ def test_a_killed_peer_ends_the_other(victim, gang):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_the_launcher_starts_a_killed_gang_again(gang, unbroken):
     attempt = gang.launch(2, 2)
     attempt.until(lambda: EVERY in gang.durable() and max(gang.losses()) > EVERY)
@@ -162,6 +167,7 @@ def test_the_launcher_starts_a_killed_gang_again(gang, unbroken):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_a_damaged_step_is_passed_over_by_both(gang, unbroken):
     """A byte of the part that holds the parameters: process 0 sets the step aside, both go on from the one before."""
     gang.finish(2, 2, "--config.train.steps=40")

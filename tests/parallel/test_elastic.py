@@ -87,6 +87,7 @@ def differing(left, right):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_every_mesh_goes_on_from_every_other(tmp_path):
     """All ordered pairs. States are equal to the bit; losses are those of an unbroken run on one device, to rounding."""
     with jax.enable_x64(True):
@@ -140,7 +141,12 @@ def test_every_mesh_goes_on_from_every_other(tmp_path):
 LENGTH = 40
 SAME = ((1, 1, {}), (2, 2, {}), (4, 2, {}), (1, 2, {}))  # config.mesh.data=-1 takes the devices that there are
 MIXED = ((1, 1, {}), (2, 2, dict(data=1, tensor=4)), (4, 2, dict(data=1, fsdp=8)), (1, 4, dict(data=2, fsdp=2)))
-processes = [pytest.mark.slow, pytest.mark.rotated, pytest.mark.xdist_group("processes"), pytest.mark.timeout(600)]
+processes = [
+    pytest.mark.slow,
+    pytest.mark.rotated(alone=True),
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,7 @@ def test_meeting_after_each_step_is_data_parallelism(mesh):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_uneven_weights_descend_along_the_mean_of_the_losses():
     """Each replica's update is that of a run of its rows alone; their mean is not the update of all rows together."""
     batch = next(iter(batches(1, uneven=True)))
@@ -128,6 +129,7 @@ def test_uneven_weights_descend_along_the_mean_of_the_losses():
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_a_round_is_what_replicas_do_by_themselves():
     """Two rounds of H = 3 with Nesterov momentum, against runs of single replicas and optax between them.
 
@@ -167,6 +169,7 @@ def collectives(lowered, mesh):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_only_the_outer_step_crosses_the_slow_link():
     """On data 2 x fsdp 2 x tensor 2: collectives of an inner step stay within a replica; data parallelism's do not."""
     mesh, local = MeshConfig(2, 2, 2), LocalSgdConfig(every=4, replicas=2)
@@ -188,6 +191,7 @@ def test_only_the_outer_step_crosses_the_slow_link():
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_skipped_steps_of_one_replica_are_its_own():
     """Rows of one replica whose loss is not finite: it skips the step, the others take theirs, and the state counts it."""
     made = Made(MeshConfig(4), dataclasses.replace(MEAN, every=2), AdamWConfig())
@@ -272,6 +276,7 @@ def held_out(workdir):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_a_run_of_replicas_resumes_between_two_outer_steps(tmp_path):
     """Bit for bit, every leaf; with another number of replicas it does not, and says why."""
     corpus, workdir, say = write_corpus(tmp_path / "corpus.txt", characters=30_000), tmp_path / "run", lambda text: None
@@ -297,6 +302,7 @@ def test_a_run_of_replicas_resumes_between_two_outer_steps(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 @pytest.mark.parametrize(
     "more", [dict(mesh=dict(data=4, fsdp=2)), dict(mesh=dict(data=1, tensor=-1))], ids=["fsdp", "tensor"]
 )
