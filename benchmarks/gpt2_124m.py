@@ -30,7 +30,8 @@ from side_by_side import trained
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.layers import DTYPES, Precision
-from pretrainx.models.sizes import decoder_flops_per_token, decoder_parameters
+from pretrainx.models.sizes import decoder_parameters
+from pretrainx.models.sizes_conventions import decoder_flops_per_token
 from pretrainx.models.stack import REMAT
 from pretrainx.objectives.autoregressive import AutoregressiveConfig
 from pretrainx.optim.moments import MOMENTS

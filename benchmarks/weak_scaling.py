@@ -54,6 +54,7 @@ class Row:
 def measure(name: str, generation: str, rows: int) -> list[Row]:
     """A line for each topology, `rows` of the batch on each chip."""
     from pretrainx.models import sizes as counts
+    from pretrainx.models.sizes_conventions import decoder_flops_per_token
     from pretrainx.parallel import collectives, communication, machines
     from pretrainx.runs import roofline
 
@@ -62,7 +63,7 @@ def measure(name: str, generation: str, rows: int) -> list[Row]:
     model_sizes = communication.Sizes(
         model.depth, model.width, model.shared_heads * model.head_size, block, table, table
     )
-    per_token = counts.decoder_flops_per_token(model, WORDS, LENGTH)
+    per_token = decoder_flops_per_token(model, WORDS, LENGTH)
     head = 6 * table
     executed = (per_token - head) * 4 / 3 + head  # blocks are computed three times where the model's FLOPs count two
     for shape in TOPOLOGIES[generation]:

@@ -25,7 +25,8 @@ FLOORS = {
     "report": 5,
     "interop": 5,
     "runs": 6,
-    "cli": 7,
+    "scaling": 7,
+    "cli": 8,
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALL_SOURCES = SOURCES + sorted(p for d in ("tests", "configs", "benchmarks") for p in (ROOT / d).rglob("*.py"))
@@ -124,12 +125,14 @@ def test_every_config_is_a_run(path):
     """Each config file and its smoke form pass the strict schema, and the docstring gives a command."""
     from pretrainx.cli.config_file import load
     from pretrainx.runs.recipe import parse
+    from pretrainx.scaling.study import split
 
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert "pretrainx train --config=" in module.__doc__
-    full, smoke = parse(load(str(path))), parse(load(f"{path}:smoke"))
+    values, study = split(load(str(path)))
+    assert f"pretrainx {'scaling plan' if study else 'train'} --config=" in module.__doc__
+    full, smoke = parse(values), parse(split(load(f"{path}:smoke"))[0])
     assert smoke.train.steps < full.train.steps
 
 

@@ -177,6 +177,17 @@ class Mixture(Objective):
         each = [task.flops_per_row() for _, task, _ in self.tasks]
         return None if None in each else sum(share * f for f, (_, _, share) in zip(each, self.tasks, strict=True))
 
+    def flops_by_convention(self):
+        """By those that all tasks have."""
+        each = [(task.flops_by_convention(), share) for _, task, share in self.tasks]
+        common = [name for name in each[0][0] if all(name in found for found, _ in each)]
+        return {name: sum(share * found[name] for found, share in each) for name in common}
+
+    def parameter_counts(self):
+        """Of the one model of tasks that have the same; None for others, which share some of their parameters."""
+        first, *others = (task.parameter_counts() for _, task, _ in self.tasks)
+        return first if all(each == first for each in others) else None
+
 
 def joined(outcomes: dict[str, Outcome]) -> Outcome:
     """The outcomes of tasks as one: trees nested by task, terms and metrics named "task/name"."""

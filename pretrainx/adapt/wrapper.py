@@ -101,6 +101,12 @@ class Wrapper(Objective):
     def flops_per_row(self):
         return self.inner.flops_per_row()
 
+    def flops_by_convention(self):
+        return self.inner.flops_by_convention()
+
+    def parameter_counts(self):
+        return self.inner.parameter_counts()
+
     def row_keys(self, key, batch):
         return self.inner.row_keys(key, batch)
 
@@ -117,3 +123,9 @@ class Frozen(Wrapper):
 
     def flops_per_row(self):
         return None  # the base's count has gradients of its weights, which are not computed here
+
+    def flops_by_convention(self):
+        return {}
+
+    def parameter_counts(self):
+        return None  # wrappers add some

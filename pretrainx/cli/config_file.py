@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.machinery
 import importlib.util
@@ -12,7 +11,6 @@ import re
 import sys
 import traceback
 import types
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,7 @@ from ml_collections.config_dict import RequiredValueError
 
 from pretrainx.core.config import ABSENT
 from pretrainx.core.errors import ConfigError
-
-_SPELLINGS = {"true": True, "false": False, "none": None, "null": None}
+from pretrainx.core.literal import literal
 
 
 def load(spec: str, overrides: list[tuple[str, str]] = (), complete: bool = True) -> dict[str, Any]:
@@ -62,17 +59,6 @@ def overridden(values: dict[str, Any], overrides: list[tuple[str, str]]) -> dict
     for key, text in overrides:
         _put(values, key, literal(text))
     return values
-
-
-def literal(text: str) -> Any:
-    """The value that a command line's text stands for: a Python literal, true, false or none, else the text."""
-    if text.strip().lower() in _SPELLINGS:
-        return _SPELLINGS[text.strip().lower()]
-    try:
-        with warnings.catch_warnings(action="ignore"):  # text such as "1is" makes the parser warn
-            return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return text
 
 
 def _from_json(path: Path, argument: str) -> dict[str, Any]:

@@ -7,14 +7,40 @@ import sys
 import traceback
 from typing import Any
 
-from pretrainx.cli import checkpoints, data, evals, generate, interop, plan, runs
+from pretrainx.cli import (
+    checkpoints,
+    data,
+    evals,
+    generate,
+    interop,
+    plan,
+    runs,
+    scaling_fit,
+    scaling_plan,
+    scaling_predict,
+    scaling_run,
+    scaling_transfer,
+)
 from pretrainx.cli.arguments import EVERYWHERE, Command, find, parse
 from pretrainx.core.errors import ConfigError, Interrupted, OutOfMemoryError, PretrainxError
 
 # One module per family of commands; a name of two words ("data prepare") is a family and a command of it.
 COMMANDS = {
     command.name: command
-    for module in (runs, plan, evals, generate, data, checkpoints, interop)
+    for module in (
+        runs,
+        plan,
+        evals,
+        generate,
+        data,
+        checkpoints,
+        interop,
+        scaling_fit,
+        scaling_plan,
+        scaling_predict,
+        scaling_run,
+        scaling_transfer,
+    )
     for command in module.COMMANDS
 }
 

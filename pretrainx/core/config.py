@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 import types
@@ -105,6 +106,7 @@ def _fields(schema: type) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(schema) if field.init]
 
 
+@functools.lru_cache(maxsize=32)
 def _sections_of_keys(schema: type, where: str) -> dict[str, list[str]]:
     """{key: sections that have it}, over the whole schema, tables included: where a misplaced key belongs."""
     found: dict[str, list[str]] = {}

@@ -48,8 +48,8 @@ class HeldOut:
     bytes_of_text: int = 0
 
     def __call__(self, params, extras, step, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """{"loss", "term/<name>", "bits_per_byte", "metric/<name>"}; {} when `stop()` became true on the way."""
-        totals, weights, means = {}, {}, {}
+        """{"loss", "loss_error", "term/<name>", "bits_per_byte", "metric/<name>"}; {} when `stop()` became true on the way."""
+        totals, weights, means, each = {}, {}, {}, []
         for index, batch in enumerate(self.batches):
             if stop():
                 return {}
@@ -58,15 +58,34 @@ class HeldOut:
             for total, weight, mean in [jax.device_get(found)]:
                 add(totals, total)
                 add(weights, weight)
+                each.append((total, weight))
                 add(means, {name: np.array([value.total, value.weight]) for name, value in mean.items()})
         terms = {name: float(total / weights[name]) if weights[name] > 0 else 0.0 for name, total in totals.items()}
-        result = {"loss": float(sum(term.at(step) * terms[term.name] for term in self.objective.terms))}
+        shares = {term.name: float(term.at(step)) for term in self.objective.terms}
+        result = {"loss": float(sum(share * terms[name] for name, share in shares.items()))}
+        if len(each) > 1:
+            result["loss_error"] = standard_error(each, shares)
         if self.bytes_of_text and "nll" in totals:
             result["bits_per_byte"] = float(totals["nll"]) / math.log(2) / self.bytes_of_text
         result |= {f"term/{name}": value for name, value in terms.items()} if len(terms) > 1 else {}
         return result | {
             f"metric/{name}": float(total / weight) for name, (total, weight) in means.items() if weight > 0
         }
+
+
+def standard_error(batches: Sequence[tuple[dict, dict]], shares: dict[str, float]) -> float:
+    """Of the mean loss over all batches, from how much they differ: B / (B - 1) times the sum of squares of what each adds to
+    the mean beyond its weight (a ratio of sums; Cochran 1977, Sampling Techniques, equation 6.13).
+
+    Args:
+      batches: ({term: weighted sum}, {term: weight}) of each of B > 1. shares: {term: its coefficient in the loss}.
+    """
+    beyond = np.zeros(len(batches))
+    for name, share in shares.items():
+        total, weight = (np.array([np.float64(batch[part][name]) for batch in batches]) for part in (0, 1))
+        if weight.sum() > 0:
+            beyond += share * (total - total.sum() / weight.sum() * weight) / weight.sum()
+    return float(np.sqrt(len(batches) / (len(batches) - 1) * (beyond**2).sum()))
 
 
 def add(sums: dict, values: dict) -> None:

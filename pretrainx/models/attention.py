@@ -115,7 +115,7 @@ class RelativeBias(nn.Module):
         every layer.
         """
         config = self.config
-        std = config.width**-0.5 if config.initial == "fan_in" else config.initial_std
+        std = config.tuned_width**-0.5 if config.initial == "fan_in" else config.initial_std
         initial = nn.with_logical_partitioning(nn.initializers.normal(std), ("bucket", "heads"))
         table = self.param("table", initial, (config.buckets, config.heads), self.precision.params)
         places = buckets_of(keys[None, :] - queries[:, None], self.causal, config.buckets, config.bucket_distance)
@@ -167,7 +167,7 @@ class Attention(nn.Module):
             key_segments=key_segments,
             seen=seen,
             bias=bias,
-            scale=None if config.scaled_attention else 1.0,
+            scale=config.score_scale,
             filled=filled,
             kernel=config.attention,
         )
@@ -202,7 +202,7 @@ class CrossAttention(nn.Module):
             causal=False,
             segments=None if segments is None else jnp.ones(x.shape[:2], segments.dtype),
             key_segments=segments,
-            scale=None if self.config.scaled_attention else 1.0,
+            scale=self.config.score_scale,
             kernel=self.config.attention,
         )
         return self.out(y)

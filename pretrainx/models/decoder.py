@@ -68,7 +68,8 @@ class Decoder(nn.Module):
         self.layers = Stack(config, precision, config.depth, causal=True)
         self.final_norm = Norm(config.norm, config.norm_epsilon, precision)
         if not config.tied:
-            self.unembed = Linear((("embed", config.width),), (("vocab", rows),), std, False, precision, wide=True)
+            inputs, outputs = (("embed", config.width),), (("vocab", rows),)
+            self.unembed = Linear(inputs, outputs, config.head_std, False, precision, True, scale=config.readout)
 
     def embed(
         self, tokens: jax.Array, keys: jax.Array | None = None, positions: jax.Array | None = None, part: int = 0
@@ -124,7 +125,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float32[B, T, V'] of what `hidden` returns."""
         config = self.config
-        logits = self.token.attend(hidden) if config.tied else self.unembed(hidden)
+        logits = self.token.attend(hidden, config.readout) if config.tied else self.unembed(hidden)
         logits = constrain(logits, "batch", "length", "act_vocab")
         if config.logit_cap:
             logits = config.logit_cap * jnp.tanh(logits / config.logit_cap)

@@ -91,12 +91,12 @@ class Encoder(nn.Module):
         rows = padded(self.vocab_size, config.vocab_multiple)
         table = lambda rows, axis: Embedding(rows, width, axis, config.table_std, precision)
         norm = lambda: Norm(config.norm, config.norm_epsilon, precision)
-        square = lambda: Linear((("embed", width),), (("mlp", width),), config.initial_std, True, precision)
+        square = lambda: Linear((("embed", width),), (("mlp", width),), config.hidden_std, True, precision)
         self.token = table(rows, "vocab")
         if config.positions == "learned":
             self.position = table(self.max_length + config.position_offset, "position")
         if config.positions == "sinusoidal":
-            self.position = Sinusoids(width, precision)
+            self.position = Sinusoids(width, config.tuned_width**-0.5, precision)
         if config.types:
             self.type = table(config.types, "type")
         if config.embedding_norm:
@@ -111,12 +111,13 @@ class Encoder(nn.Module):
             self.logit_bias = self.param("logit_bias", initial, (rows,), precision.params)
             if not config.tied:
                 inputs, outputs = (("embed", width),), (("vocab", rows),)
-                self.unembed = Linear(inputs, outputs, config.head_std, False, precision, wide=True)
+                self.unembed = Linear(inputs, outputs, config.head_std, False, precision, True, scale=config.readout)
         if config.pooler:
             self.pooler = square()
         if config.pooler and config.head != "none":
             inputs, outputs = (("mlp", width),), (("classes", 2),)
-            self.relation_ = Linear(inputs, outputs, config.initial_std, True, precision, wide=True, name="relation")
+            whole = (config.initial_std, True, precision, True)
+            self.relation_ = Linear(inputs, outputs, *whole, scale=config.readout, name="relation")
 
     def embed(
         self,
@@ -172,7 +173,7 @@ class Encoder(nn.Module):
             hidden = constrain(self.transform(hidden), "batch", "length", "act_embed")
             hidden = ACTIVATIONS[config.activation](wide(hidden)).astype(hidden.dtype)
             hidden = self.transform_norm(hidden)
-        logits = self.token.attend(hidden) if config.tied else self.unembed(hidden)
+        logits = self.token.attend(hidden, config.readout) if config.tied else self.unembed(hidden)
         logits = constrain(logits + self.logit_bias, "batch", "length", "act_vocab")
         return unpadded(logits, self.predicted or self.vocab_size)
 

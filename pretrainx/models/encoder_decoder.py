@@ -154,7 +154,7 @@ class EncoderDecoder(nn.Module):
         self.decoder = side(config.target_depth, True, 2 * config.depth + 1)
         if not config.tied:
             inputs, outputs = (("embed", config.width),), (("vocab", rows),)
-            self.unembed = Linear(inputs, outputs, config.head_std, False, precision, wide=True)
+            self.unembed = Linear(inputs, outputs, config.head_std, False, precision, True, scale=config.readout)
 
     def embed(self, source: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """[B, S, D], what the encoder's blocks read"""
@@ -194,7 +194,8 @@ class EncoderDecoder(nn.Module):
         """float32[B, T, V'] of what `hidden` returns."""
         config = self.config
         if config.tied:
-            logits = self.token.attend(hidden * config.width**-0.5 if config.scaled_logits else hidden)
+            hidden = hidden * config.tuned_width**-0.5 if config.scaled_logits else hidden
+            logits = self.token.attend(hidden, config.readout)
         else:
             logits = self.unembed(hidden)
         return unpadded(constrain(logits, "batch", "length", "act_vocab"), self.predicted or self.vocab_size)

@@ -122,7 +122,11 @@ class Experts(nn.Module):
         config, precision, spread = self.config.experts, self.precision, self.spread
         exact = Precision(precision.params, str(jnp.promote_types(precision.compute, jnp.float32)))
         route = (("embed", x.shape[-1]),), (("routes", config.count),)
-        router = Linear(*route, spread.up, False, exact, wide=True, law=spread.law, name="router")
+        start, readout = (
+            spread.up * self.config.wider**0.5,
+            self.config.readout,
+        )  # a head: few routes, whatever the width
+        router = Linear(*route, start, False, exact, True, spread.law, readout, name="router")
         logits = constrain(router(x), "batch", "length", None)
         probabilities = jax.nn.softmax(logits)
         # A sort stays where the rows are; XLA gathers them all for a `top_k`.

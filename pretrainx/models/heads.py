@@ -66,11 +66,12 @@ class MlpHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A network and a linear head on its features, `count` logits."""
+    """A network and a linear head on its features, `count` logits, whose product is multiplied by `readout`."""
 
     backbone: nn.Module
     count: int
     precision: Precision = Precision()
+    readout: float = 1.0
 
     @nn.compact
     def __call__(
@@ -79,5 +80,5 @@ class Classifier(nn.Module):
         """{"features": [B, D], "logits": float32[B, count]}"""
         features = self.backbone(images, keys, valid, train)
         inputs, outputs = (("embed", features.shape[-1]),), (("classes", self.count),)
-        head = Linear(inputs, outputs, 0.02, True, self.precision, wide=True, name="classes")
+        head = Linear(inputs, outputs, 0.02, True, self.precision, True, scale=self.readout, name="classes")
         return {"features": features, "logits": head(features)}

@@ -67,6 +67,7 @@ class Linear(nn.Module):
       inputs, outputs: ((logical name, size), ...) of the kernel's dimensions.
       std, law: standard deviation of the initial values, and which of LAWS they follow.
       wide: the result stays in the float32 or wider that it was accumulated in, as logits do.
+      scale: the product is multiplied by it (muP's heads).
 
     A policy of what the backward pass keeps knows the result by the module's name.
     """
@@ -78,6 +79,7 @@ class Linear(nn.Module):
     precision: Precision = Precision()
     wide: bool = False
     law: str = "normal"
+    scale: float = 1.0
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -90,6 +92,7 @@ class Linear(nn.Module):
         initial = nn.with_logical_partitioning(LAWS[self.law](self.std), self.axes)
         kernel = self.param("kernel", initial, shape, self.precision.params)
         y = contract(x, kernel, len(self.inputs), self.precision.compute, wide=True)
+        y = y if self.scale == 1 else y * self.scale
         if self.bias:
             names = tuple(name for name, _ in self.outputs)
             initial = nn.with_logical_partitioning(nn.initializers.zeros, names)
@@ -166,21 +169,24 @@ class Embedding(nn.Module):
         XLA rematerialise it whole."""
         return constrain(self.table, self.axis, None)[ids]
 
-    def attend(self, x: jax.Array) -> jax.Array:
-        """Products of x [..., width] with every row: float32 [..., rows]."""
-        return kernels.matmul(x, self.table.T, self.precision.compute)
+    def attend(self, x: jax.Array, scale: float = 1.0) -> jax.Array:
+        """Products of x [..., width] with every row, times `scale`: float32 [..., rows]."""
+        y = kernels.matmul(x, self.table.T, self.precision.compute)
+        return y if scale == 1 else y * scale
 
 
 class Sinusoids(nn.Module):
-    """Constants of the positions (Vaswani et al. 2017, section 3.5), sines then cosines, times one learned factor."""
+    """Constants of the positions (Vaswani et al. 2017, section 3.5), sines then cosines, times one learned factor that is
+    `start` at first."""
 
     width: int
+    start: float
     precision: Precision = Precision()
 
     @nn.compact
     def __call__(self, positions: jax.Array) -> jax.Array:
         """[..., width] of positions [...]"""
-        initial = nn.with_logical_partitioning(nn.initializers.constant(self.width**-0.5), ())
+        initial = nn.with_logical_partitioning(nn.initializers.constant(self.start), ())
         factor = self.param("factor", initial, (), self.precision.params)
         half, factor = self.width // 2, wide(factor)  # bfloat16 angles lose positions past a few hundred
         angles = positions[..., None] * 10_000.0 ** (-jnp.arange(half, dtype=factor.dtype) / half)

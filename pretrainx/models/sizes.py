@@ -1,11 +1,86 @@
-"""Parameters and floating-point operations, counted from the sizes. The run's MFU uses these functions."""
+"""Parameters and floating-point operations of models of text, counted from the sizes. The run's MFU uses these functions.
+
+The FLOPs here are those of matrix products, forward and backward: 6 a weight and unit that it multiplies, 12 a score; what a
+causal mask hides is left out, and so is recomputation. sizes_conventions.py has what other people count.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder import EncoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.stack import StackConfig
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters by what they do, the padding of vocabulary tables not counted.
+
+    Attributes:
+      total: all of them.
+      hidden: weights that multiply each unit on its way through the network: N_mm. Of experts the chosen ones, of convolutions
+        the kernels.
+      looked_up: tables of words, positions and types from which rows are only taken: they multiply nothing.
+      head: of the vocabulary at the output, with its bias; where it is tied to the table, the one matrix counts here.
+      idle: of experts those that a token does not go through.
+    """
+
+    total: int
+    hidden: int
+    looked_up: int = 0
+    head: int = 0
+    idle: int = 0
+
+    def named(self) -> dict[str, int]:
+        """By the names of conventions; those that mean nothing for a model without words are left out.
+
+        "total"; "with_head", without what is only looked up (OLMo's and PaLM's N); "without_vocabulary", without the head too
+        (Kaplan's and Pythia's "non-embedding"); "hidden", N_mm; "active", without idle experts.
+        """
+        found = {"total": self.total, "hidden": self.hidden, "active": self.total - self.idle}
+        if self.head:
+            found["with_head"] = self.total - self.looked_up
+        if self.head or self.looked_up:
+            found["without_vocabulary"] = self.total - self.looked_up - self.head
+        return found
+
+
+def decoder_counts(config: DecoderConfig, vocab_size: int, max_length: int) -> ParameterCounts:
+    table, positions = vocab_size * config.width, max_length * config.width * (config.positions == "learned")
+    return ParameterCounts(
+        decoder_parameters(config, vocab_size, max_length),
+        config.depth * matmul_weights(config),
+        positions + table * (not config.tied),
+        table,
+        config.depth * _idle_weights(config),
+    )
+
+
+def encoder_counts(config: EncoderConfig, vocab_size: int, max_length: int) -> ParameterCounts:
+    """Without a head the table of words is only looked up."""
+    d, bare = config.width, config.head == "none"
+    positions = (max_length + config.position_offset) * d * (config.positions == "learned")
+    table = vocab_size * d
+    return ParameterCounts(
+        encoder_parameters(config, vocab_size, max_length),
+        config.depth * matmul_weights(config),
+        positions + config.types * d + table * (bare or not config.tied),
+        0 if bare else table + vocab_size,
+    )
+
+
+def encoder_decoder_counts(config: EncoderDecoderConfig, vocab_size: int, max_length: int) -> ParameterCounts:
+    d, target = config.width, config.target_depth
+    positions = 2 * (max_length + config.position_offset) * d * (config.positions == "learned")
+    weights = (config.depth + target) * matmul_weights(config) + target * _attention_weights(config)
+    return ParameterCounts(
+        encoder_decoder_parameters(config, vocab_size, max_length),
+        weights,
+        positions + vocab_size * d * (not config.tied),
+        vocab_size * d,
+    )
 
 
 def decoder_parameters(config: DecoderConfig, vocab_size: int, max_length: int) -> int:
@@ -30,9 +105,10 @@ def encoder_parameters(config: EncoderConfig, vocab_size: int, max_length: int) 
     d, norm, square = config.width, norm_parameters(config), config.width**2 + config.width
     positions = {"learned": (max_length + config.position_offset) * d, "rotary": 0, "sinusoidal": 1}[config.positions]
     count = (vocab_size + config.types) * d + positions + config.depth * block_parameters(config)
-    count += norm * (config.embedding_norm + config.norm_first) + config.pooler * (square + 2 * d + 2)
+    count += norm * (config.embedding_norm + config.norm_first) + config.pooler * square
     if config.head == "none":
         return count
+    count += config.pooler * (2 * d + 2)  # two classes of what it gives
     return count + (config.head == "transform") * (square + norm) + vocab_size * (1 if config.tied else 1 + d)
 
 
@@ -97,39 +173,30 @@ def encoder_flops_per_row(config: EncoderConfig, vocab_size: int, length: int, p
 
 
 def encoder_decoder_flops_per_row(
-    config: EncoderDecoderConfig, vocab_size: int, source_length: int, target_length: int
+    config: EncoderDecoderConfig, vocab_size: int, source_length: int, target_length: int, masked: bool = False
 ) -> float:
-    """Forward and backward FLOPs of the matrix products of a source of S tokens and a target of T."""
+    """Forward and backward FLOPs of the matrix products of a source of S tokens and a target of T; masked: those of scores that
+    the causal mask hides are counted too."""
     depth, keys = config.target_depth, config.shared_heads * config.head_size
     encoder = 6 * config.depth * matmul_weights(config) + score_flops(config, source_length, config.depth)
     reading = 6 * depth * 2 * config.width * keys  # keys and values that the decoder makes of the source
     crossing = 6 * depth * 2 * config.width * config.heads * config.head_size
     decoder = 6 * depth * matmul_weights(config) + crossing + 6 * vocab_size * config.width
-    decoder += score_flops(config, visible_keys(target_length) + source_length, depth)
+    own = target_length if masked else visible_keys(target_length)
+    decoder += score_flops(config, own + source_length, depth)
     return float((encoder + reading) * source_length + decoder * target_length)
 
 
 def prefixed_decoder_flops_per_row(
-    config: DecoderConfig, vocab_size: int, source_length: int, target_length: int
+    config: DecoderConfig, vocab_size: int, source_length: int, target_length: int, masked: bool = False
 ) -> float:
-    """The same of a decoder that reads the source as its prefix: every token of the source sees all of it."""
-    blocks = 6 * config.depth * matmul_weights(config) * (source_length + target_length)
-    source = score_flops(config, source_length, config.depth) * source_length
-    target = score_flops(config, visible_keys(target_length) + source_length, config.depth) * target_length
+    """The same of a decoder that reads the source as its prefix: every token of the source sees all of it, and nothing else."""
+    row = source_length + target_length
+    blocks = 6 * config.depth * matmul_weights(config) * row
+    source = score_flops(config, row if masked else source_length, config.depth) * source_length
+    own = target_length if masked else visible_keys(target_length)
+    target = score_flops(config, own + source_length, config.depth) * target_length
     return float(blocks + source + target + 6 * vocab_size * config.width * target_length)
-
-
-def decoder_flops_per_token(
-    config: DecoderConfig, vocab_size: int, length: int, convention: str = "matmul_causal"
-) -> float:
-    """Forward and backward FLOPs per training token in rows of T, by one of CONVENTIONS; recomputation is not counted.
-
-    The default counts matrix products only, each query at its average number of visible keys: lookups are free, the head is
-    counted, tied or not. ValueError for an unknown convention.
-    """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}")
-    return float(CONVENTIONS[convention](config, vocab_size, length))
 
 
 def visible_keys(length: int, window: int = 0) -> float:
@@ -138,52 +205,6 @@ def visible_keys(length: int, window: int = 0) -> float:
     return (window * (window + 1) / 2 + (length - window) * window) / length
 
 
-def _all(config: DecoderConfig, vocab_size: int, length: int) -> float:
-    return 6 * active_parameters(config, vocab_size, length)
-
-
-def _hidden(config: DecoderConfig, vocab_size: int, length: int) -> float:
-    return 6 * config.depth * matmul_weights(config)
-
-
-def _products(config: DecoderConfig, vocab_size: int, length: int) -> float:
-    return _hidden(config, vocab_size, length) + 6 * vocab_size * config.width
-
-
 def score_flops(config: StackConfig, keys: float, depth: int) -> float:
     """Query-key and probability-value products of a token with so many keys: 12 L Q S, Q = heads x head width."""
     return 12 * depth * config.heads * config.head_size * keys
-
-
-def _palm(config: DecoderConfig, vocab_size: int, length: int) -> float:
-    """6 N' + 12 L Q T: N' without position table and untied input embedding (Chowdhery et al. 2022, app. B; nanoGPT)."""
-    lookups = length * config.width * (config.positions == "learned") + vocab_size * config.width * (not config.tied)
-    return 6 * (active_parameters(config, vocab_size, length) - lookups) + score_flops(config, length, config.depth)
-
-
-def _levanter(config: DecoderConfig, vocab_size: int, length: int) -> float:
-    """As `matmul_full`, and three operations a score for the softmax."""
-    return (
-        _products(config, vocab_size, length)
-        + score_flops(config, length, config.depth)
-        + 9 * config.depth * config.heads * length
-    )
-
-
-def _deepseek(config: DecoderConfig, vocab_size: int, length: int) -> float:
-    """72 L d^2 + 12 L d T: no vocabulary, 12 d^2 a layer (Bi et al. 2024, section 3)."""
-    return 72 * config.depth * config.width**2 + 12 * config.depth * config.width * length
-
-
-CONVENTIONS = {
-    "6n": _all,  # Hoffmann et al. 2022: C = 6 N D
-    "6n_hidden": _hidden,
-    # Kaplan et al. 2020, section 2.1, times 3
-    "kaplan": lambda c, v, t: _hidden(c, v, t) + score_flops(c, t / 2, c.depth),
-    "6n_products": _products,
-    "palm": _palm,
-    "matmul_full": lambda c, v, t: _products(c, v, t) + score_flops(c, t, c.depth),
-    "matmul_causal": lambda c, v, t: _products(c, v, t) + score_flops(c, visible_keys(t, c.window), c.depth),
-    "levanter": _levanter,
-    "deepseek": _deepseek,
-}

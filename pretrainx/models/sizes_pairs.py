@@ -7,14 +7,31 @@ from pretrainx.models.coca import Coca, CocaConfig
 from pretrainx.models.dual_encoder import DualEncoder, DualEncoderConfig
 from pretrainx.models.resnet import ResNetConfig
 from pretrainx.models.sizes import (
+    ParameterCounts,
     block_parameters,
     matmul_weights,
     norm_parameters,
     score_flops,
     visible_keys,
 )
-from pretrainx.models.sizes_vision import flops_per_image, resnet_parameters, vit_parameters
+from pretrainx.models.sizes_vision import flops_per_image, image_counts, vit_parameters
 from pretrainx.models.text_tower import TextTowerConfig
+
+
+def pair_counts(model: DualEncoder | Coca, vocab_size: int, size: int, channels: int = 3) -> ParameterCounts:
+    """Of both towers, and of what CoCa has beside them. Only CoCa predicts words; the other's table is looked up."""
+    text, length, biased = model.text.config, model.text.length, model.offset is not None
+    looked_up = (vocab_size + length + (text.pool == "class")) * text.width
+    hidden = image_counts(model.image.config, size, channels).hidden + text.depth * matmul_weights(text)
+    if isinstance(model, Coca):
+        crossing = 2 * text.width * (text.heads + text.shared_heads) * text.head_size
+        inner = text.inner_mlp * (2 + text.gated) * text.width * text.mlp_size
+        hidden += model.decoder_depth * (matmul_weights(text) + crossing + inner)
+        total = coca_parameters(model.config, vocab_size, length, size, biased, channels)
+        return ParameterCounts(total, hidden, looked_up, text.width * vocab_size)
+    config = DualEncoderConfig(model.image.config, text, model.embedding, model.projection)
+    total = dual_encoder_parameters(config, vocab_size, length, size, biased, channels)
+    return ParameterCounts(total, hidden, looked_up)
 
 
 def text_tower_parameters(config: TextTowerConfig, vocab_size: int, length: int) -> int:
@@ -25,24 +42,26 @@ def text_tower_parameters(config: TextTowerConfig, vocab_size: int, length: int)
 
 
 def dual_encoder_parameters(
-    config: DualEncoderConfig, vocab_size: int, length: int, size: int, offset: bool = False
+    config: DualEncoderConfig, vocab_size: int, length: int, size: int, offset: bool = False, channels: int = 3
 ) -> int:
     """Parameters for pictures of this side, with scale and, where it is, offset. CLIP ViT-B/32 at 224 pixels with 77 tokens of
     49,408: 151,277,313; SigLIP B/16 with 64 tokens of 32,000: 203,155,970."""
     image, both = config.image, config.projection == "both"
     is_resnet = isinstance(image, ResNetConfig)
-    towers = resnet_parameters(image) if is_resnet else vit_parameters(image, size)
+    towers = image_counts(image, size, channels).total
     width = image.feature_width if is_resnet else image.width
     spaces = both * width * config.embedding + (config.text.width + (not both)) * config.embedding
     return towers + text_tower_parameters(config.text, vocab_size, length) + spaces + 1 + offset
 
 
-def coca_parameters(config: CocaConfig, vocab_size: int, length: int, size: int) -> int:
+def coca_parameters(
+    config: CocaConfig, vocab_size: int, length: int, size: int, offset: bool = False, channels: int = 3
+) -> int:
     """The same of CoCa. open_clip's ViT-B-32 with 76 tokens of 49,408: 253,560,065."""
     image, text = config.tower, config.text
     d, norm, depth = text.width, norm_parameters(text), text.decoder_depth or text.depth
     # The poolers read the tower's blocks: its own norm at the end is not there.
-    towers = vit_parameters(image, size) - norm_parameters(image) * image.norm_first
+    towers = vit_parameters(image, size, channels) - norm_parameters(image) * image.norm_first
     towers += text_tower_parameters(text, vocab_size, length)
     pooler = 2 * (d * d + d) + 2 * (image.width * d + d) + 2 * d + 2 * image.width
     poolers = pooler + config.queries * d
@@ -52,7 +71,7 @@ def coca_parameters(config: CocaConfig, vocab_size: int, length: int, size: int)
     block = block_parameters(text, cross=True)
     if text.inner_mlp:
         block += mlp_parameters(text) + 2 * norm
-    return towers + poolers + 2 * norm + depth * block + d * vocab_size + 2 * d * config.embedding + 1
+    return towers + poolers + 2 * norm + depth * block + d * vocab_size + 2 * d * config.embedding + 1 + offset
 
 
 def mlp_parameters(config: TextTowerConfig) -> int:

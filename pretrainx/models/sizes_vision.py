@@ -5,10 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pretrainx.core.images import Images
+from pretrainx.models.patch_clusters import PatchClusters
 from pretrainx.models.resnet import ResNetConfig
-from pretrainx.models.sizes import block_parameters, matmul_weights, norm_parameters, score_flops
-from pretrainx.models.visual_tokenizer import VisualTokenizerConfig
+from pretrainx.models.sizes import (
+    ParameterCounts,
+    block_parameters,
+    matmul_weights,
+    norm_parameters,
+    score_flops,
+)
+from pretrainx.models.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
 from pretrainx.models.vit import VitConfig
+
+
+def image_counts(config: VitConfig | ResNetConfig, size: int, channels: int = 3, more: int = 0) -> ParameterCounts:
+    """Of a network that reads pictures, and of so many parameters beside it, such as heads."""
+    if isinstance(config, VitConfig):
+        return ParameterCounts(vit_parameters(config, size, channels) + more, config.depth * matmul_weights(config))
+    kernels = sum(window**2 * inputs * outputs for window, inputs, outputs, _ in _convolutions(config, channels, 1))
+    return ParameterCounts(resnet_parameters(config, channels) + more, kernels)
+
+
+def mae_counts(encoder: VitConfig, decoder: VitConfig, size: int, channels: int = 3) -> ParameterCounts:
+    """Both stacks are hidden weights, although the encoder sees few of the patches."""
+    weights = encoder.depth * matmul_weights(encoder) + decoder.depth * matmul_weights(decoder)
+    return ParameterCounts(mae_parameters(encoder, decoder, size, channels), weights)
 
 
 def vit_parameters(config: VitConfig, size: int, channels: int = 3, classes: int = 0) -> int:
@@ -79,8 +100,8 @@ def mae_flops_per_image(encoder: VitConfig, decoder: VitConfig, size: int, chann
 
 
 def beit_flops_per_image(config: VitConfig, size: int, channels: int, codes: int, predicted: int) -> float:
-    """Forward and backward FLOPs of the matrix products of a picture, the codes of so many patches predicted. The frozen
-    tokenizer is not counted."""
+    """Forward and backward FLOPs of the matrix products of a picture, the codes of so many patches predicted; without those of
+    the frozen tokenizer, see `ids_flops`."""
     return vit_flops_per_image(config, size, channels) + 6 * config.width * codes * predicted
 
 
@@ -88,17 +109,35 @@ def tokenizer_flops_per_image(config: VisualTokenizerConfig, size: int, channels
     """Forward and backward FLOPs of a visual tokenizer: dense layers, convolutions, and its products with the codes:
     of the kind "nearest" the distances to them and their running sums, forward only."""
     cells, scored = config.grid(size) ** 2, config.kind == "logits"
-    widths = [config.width >> back for back in reversed(range(config.halvings))]
     # Each layer of the way down has a counterpart on the way up, between the same sides; the pixels' has its own outputs.
-    weights, last = 0, channels * (2 if scored else 1)
-    for number, (before, after) in enumerate(zip([channels, *widths[:-1]], widths, strict=True)):
-        places = (size >> (number + 1)) ** 2
-        weights += 4 * (before + (before if number else last)) * after * places
-    weights += 2 * config.blocks * 10 * config.width**2 * cells  # nine of the window, one of the dense layer behind it
-    codes = config.codes * config.code_width * cells
-    weights += (config.codes if scored else config.code_width) * config.width * cells  # to the codes
-    weights += config.code_width * config.width * cells  # and from them
-    return float(6 * weights + (6 if scored else 4) * codes)
+    weights = _to_codes(config, size, channels) + _between(config, size, channels * (2 if scored else 1))
+    weights += config.code_width * config.width * cells  # from the codes
+    return float(6 * weights + (6 if scored else 4) * config.codes * config.code_width * cells)
+
+
+def ids_flops(tokenizer: VisualTokenizer | PatchClusters, size: int) -> float:
+    """FLOPs with which a frozen tokenizer makes the ids of a picture of this side: forward only."""
+    channels, cells = tokenizer.images.channels, (size // tokenizer.cell) ** 2
+    if isinstance(tokenizer, PatchClusters):
+        return 2.0 * tokenizer.patch**2 * channels * tokenizer.codes * cells
+    config = tokenizer.config
+    distances = config.codes * config.code_width * cells * (config.kind == "nearest")
+    return 2.0 * (_to_codes(config, size, channels) + distances)
+
+
+def _to_codes(config: VisualTokenizerConfig, size: int, channels: int) -> int:
+    """Multiplications from pixels to the vectors of cells, or to the scores of codes."""
+    outputs = config.codes if config.kind == "logits" else config.code_width
+    return _between(config, size, channels) + outputs * config.width * config.grid(size) ** 2
+
+
+def _between(config: VisualTokenizerConfig, size: int, numbers: int) -> int:
+    """Multiplications between pixels of so many numbers and the grid of cells, one way."""
+    widths = [config.width >> back for back in reversed(range(config.halvings))]
+    layers = enumerate(zip([numbers, *widths[:-1]], widths, strict=True))
+    halving = sum(4 * fine * coarse * (size >> (number + 1)) ** 2 for number, (fine, coarse) in layers)
+    # Nine of a block's window, one of the dense layer behind it.
+    return halving + config.blocks * 10 * config.width**2 * config.grid(size) ** 2
 
 
 def _map_head(config: VitConfig, size: int) -> float:

@@ -26,6 +26,7 @@ from pretrainx.models.layers import (
     dropout,
     wide,
 )
+from pretrainx.models.scaled import Scaled
 from pretrainx.parallel.rules import constrain
 
 # What the backward pass finds in memory of each block; the rest it computes again. A result of `Linear` has its module's name
@@ -52,7 +53,7 @@ DROP_PATH = 2**16
 
 
 @dataclass(frozen=True)
-class StackConfig:
+class StackConfig(Scaled):
     """What decoders, encoders and encoder-decoders have in common.
 
     Attributes:
@@ -78,6 +79,14 @@ class StackConfig:
       unroll: blocks per iteration of the scan over layers; 0 unrolls all (fast on CPU at small depth).
       vocab_multiple: vocabulary tables are stored padded to a multiple of this.
       initial_std: of all matrices and tables.
+      base_width: the width at which rates were tuned; 0 is the standard parametrisation. From it on the model is scaled by muP
+        (Yang et al. 2022): with m = width / base_width hidden matrices start with variance / m, logits are divided by m, and
+        the optimizer does its part (optim/mup.py). At m = 1 nothing changes.
+      base_head_dim: the width of a head there, where heads grow with the model: scores are then divided by K, not by sqrt(K).
+        0: heads keep their width, and their number grows.
+      base_depth: blocks of the stack that was tuned; what a block adds is multiplied by base_depth / depth (CompleteP: Dey et
+        al. 2025, alpha 1). 0: depth is not compensated.
+      zero_init: queries and an untied head start at zero, which leaves less to transfer (Yang et al. 2022, appendix D.2).
     """
 
     width: int = field(default=256, metadata={"min": 1})
@@ -101,6 +110,10 @@ class StackConfig:
     unroll: int = field(default=1, metadata={"min": 0})
     vocab_multiple: int = field(default=64, metadata={"min": 1})
     initial_std: float = field(default=0.02, metadata={"above": 0})
+    base_width: int = field(default=0, metadata={"min": 0})
+    base_head_dim: int = field(default=0, metadata={"min": 0})
+    base_depth: int = field(default=0, metadata={"min": 0})
+    zero_init: bool = False
 
     # Habits that only some of the models choose: a field of theirs where they do.
     positions = "learned"
@@ -153,10 +166,11 @@ class StackConfig:
         if self.initial == "fan_in":  # T5's rule: without 1 / sqrt(K) in the scores, queries start that much smaller
             to_heads, of_heads = self.width**-0.5, (self.heads * self.head_size) ** -0.5
             query = to_heads if self.scaled_attention else to_heads * self.head_size**-0.5
-            return Spread(query, to_heads, of_heads, to_heads, self.mlp_size**-0.5)
-        # The sum of 2 L branches keeps the scale of one.
-        std, out = self.initial_std, self.initial_std / ((2 * depth) ** 0.5 if self.scaled_residual else 1.0)
-        return Spread(std, std, out, std, out)
+            return Spread(self.query_std(query), to_heads, of_heads, to_heads, self.mlp_size**-0.5)
+        # The sum of 2 L branches keeps the scale of one; where they are multiplied by base_depth / depth, L is the base's.
+        std = self.hidden_std
+        out = std / ((2 * depth / self.deeper) ** 0.5 if self.scaled_residual else 1.0)
+        return Spread(self.query_std(std), std, out, std, out)
 
     @property
     def table_std(self) -> float:
@@ -165,7 +179,9 @@ class StackConfig:
     @property
     def head_std(self) -> float:
         """Of a head that is a matrix of its own."""
-        return self.width**-0.5 if self.initial == "fan_in" else self.initial_std
+        if self.zero_init:
+            return 0.0
+        return self.tuned_width**-0.5 if self.initial == "fan_in" else self.initial_std
 
     def check(self, length: int, precision: Precision) -> None:
         """ConfigError where rows of `length` tokens outgrow the position table, or the kernel does not fit."""
@@ -283,6 +299,8 @@ class Block(nn.Module):
             if config.drop_path:
                 rate = config.drop_path * layer / max(self.depth - 1, 1)
                 y = drop_path(y, rate, around.keys, DROP_PATH + len(branches) * layer + index)
+            if config.deeper != 1:
+                y = y / config.deeper
             x = x + dropout(y, config.dropout, around.keys, self.first_site + len(branches) * layer + index)
             x = constrain(x if config.norm_first else norm(x), "batch", "length", "act_embed")
         return x, (cache, memory) if decoding else routing

@@ -20,6 +20,7 @@ class Scores(nn.Module):
     Attributes:
       std: of the matrices' normal start.
       bias: of the last layer.
+      wider: m of the model that they read (muP: StackConfig.base_width).
     """
 
     count: int
@@ -28,6 +29,7 @@ class Scores(nn.Module):
     std: float = 0.02
     precision: Precision = Precision()
     bias: bool = True
+    wider: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -36,12 +38,15 @@ class Scores(nn.Module):
         whole = lambda x: constrain(x, "batch", *[None] * (x.ndim - 1))
         if self.kind == "dense":
             x = dropout(x, self.dropout, keys, SITE)
-            x = Linear((("embed", width),), (("mlp", width),), self.std, True, self.precision, name="dense")(x)
+            std = self.std * self.wider**-0.5
+            x = Linear((("embed", width),), (("mlp", width),), std, True, self.precision, name="dense")(x)
             # Whole on each device: left spread by the kernel's columns, gradients of the layer behind it came out wrong.
             x = jnp.tanh(wide(whole(x))).astype(x.dtype)
         x = dropout(x, self.dropout, keys, SITE + 1)
         outputs = (("classes", self.count),)
-        return Linear((("embed", width),), outputs, self.std, self.bias, self.precision, wide=True, name="classes")(x)
+        scale = 1.0 / self.wider
+        inputs = (("embed", width),)
+        return Linear(inputs, outputs, self.std, self.bias, self.precision, True, scale=scale, name="classes")(x)
 
 
 class TaskHead(nn.Module):

@@ -101,13 +101,18 @@ class VitConfig(StackConfig):
 
     def spread(self, depth: int, layer: jax.Array | int = 0) -> Spread:
         if self.initial != "xavier":
-            std = self.initial_std
+            std = self.hidden_std
             out = std / (2 * (layer + 1)) ** 0.5 if self.smaller_residual else std
-            return Spread(std, std, out, std, out, self.initial)
+            return Spread(self.query_std(std), std, out, std, out, self.initial)
         queries, keys = self.heads * self.head_size, self.shared_heads * self.head_size
         mlp = xavier(self.width, self.mlp_size)
         return Spread(
-            xavier(self.width, queries), xavier(self.width, keys), xavier(queries, self.width), mlp, mlp, "uniform"
+            self.query_std(xavier(self.width, queries)),
+            xavier(self.width, keys),
+            xavier(queries, self.width),
+            mlp,
+            mlp,
+            "uniform",
         )
 
     def grid(self, size: int) -> int:
@@ -183,7 +188,7 @@ class Vit(nn.Module):
         config, precision, width = self.config, self.precision, self.config.width
         inputs, outputs = (("patch", config.patch**2 * self.channels),), (("embed", width),)
         law = "normal" if config.initial == "xavier" else config.initial
-        std = xavier(inputs[0][1], width) if config.initial == "xavier" else config.initial_std
+        std = xavier(inputs[0][1], config.tuned_width) if config.initial == "xavier" else config.initial_std
         self.patches = Linear(inputs, outputs, std, config.patch_bias, precision, law=config.spread(config.depth).law)
         token = nn.with_logical_partitioning(LAWS[law](config.initial_std), ("embed",))
         if config.class_token:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Term, TextRows
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.models import sizes
+from pretrainx.models import sizes, sizes_conventions
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.experts import ExpertsConfig
 from pretrainx.models.layers import Precision
@@ -86,7 +86,14 @@ class Autoregressive(Objective):
         return run("routed", run("embed", tokens, keys, positions), *around, real)
 
     def flops_per_row(self):
-        return self.length * sizes.decoder_flops_per_token(self.model.config, self.vocabulary.size, self.length)
+        return self.flops_by_convention()["matmul_causal"]
+
+    def flops_by_convention(self):
+        per_token = sizes_conventions.decoder_flops(self.model.config, self.vocabulary.size, self.length)
+        return {name: self.length * flops for name, flops in per_token.items()}
+
+    def parameter_counts(self):
+        return sizes.decoder_counts(self.model.config, self.vocabulary.predicted, self.model.max_length)
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
         """logits [B, T, V]; hidden [B, T, D]; features [B, D], the mean of hidden.

@@ -205,13 +205,15 @@ class Beit(Objective):
         return cross_entropy.scored(head, read, targets, weights, "nll", self.config.loss.when(train))
 
     def flops_per_row(self):
-        return sizes_vision.beit_flops_per_image(
-            self.model.encoder.config,
-            self.augmentation.size,
-            self.images.channels,
-            self.model.codes,
-            self.config.hidden(self.grid),
-        )
+        shape, codes = (self.augmentation.size, self.images.channels), self.model.codes
+        encoder, predicted = self.model.encoder.config, self.config.hidden(self.grid)
+        named = sizes_vision.ids_flops(self.tokenizer, self.cells_side)
+        return sizes_vision.beit_flops_per_image(encoder, *shape, codes, predicted) + named
+
+    def parameter_counts(self):
+        config, codes = self.model.encoder.config, self.model.codes
+        shape = self.augmentation.size, self.images.channels
+        return sizes_vision.image_counts(config, *shape, more=(config.width + 1) * codes)
 
     @property
     def output_names(self):

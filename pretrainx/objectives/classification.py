@@ -44,7 +44,8 @@ class ClassificationConfig:
                 do="choose data with labels, or an objective that needs none, such as simclr or mae",
             )
         augmentation = self.augment.build(images)
-        network = Classifier(model.build(images, precision, augmentation.size), len(images.classes), precision)
+        backbone, readout = model.build(images, precision, augmentation.size), getattr(model, "readout", 1.0)
+        network = Classifier(backbone, len(images.classes), precision, readout)
         return Classification(network, images, augmentation, self)
 
 
@@ -111,6 +112,10 @@ class Classification(Objective):
         config = self.model.backbone.config
         head = 6 * self.model.backbone.feature_width * self.model.count
         return sizes_vision.flops_per_image(config, self.images, self.size) + head
+
+    def parameter_counts(self):
+        head = (self.model.backbone.feature_width + 1) * self.model.count
+        return sizes_vision.image_counts(self.model.backbone.config, self.size, self.images.channels, head)
 
     @property
     def output_names(self):

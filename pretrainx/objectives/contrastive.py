@@ -13,7 +13,7 @@ from pretrainx.core import paths
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.images import Images
 from pretrainx.core.records import ImageRows, Observation, Outcome
-from pretrainx.models import sizes_vision
+from pretrainx.models import sizes_heads, sizes_vision
 from pretrainx.models.heads import MlpHead
 from pretrainx.models.layers import Precision, wide
 from pretrainx.models.resnet import ResNetConfig
@@ -194,8 +194,10 @@ class Views(Objective):
         return {name: found[name] for name in names}
 
     def flops_per_view(self, size: int = 0) -> float:
-        """FLOPs of one view's forward and backward pass through the backbone; heads are not counted."""
-        return sizes_vision.flops_per_image(self.model.backbone.config, self.images, size or self.size)
+        """FLOPs of one view's forward and backward pass through backbone and projector."""
+        backbone = self.model.backbone
+        head = sizes_heads.head_weights(self.model.projector, backbone.feature_width)
+        return sizes_vision.flops_per_image(backbone.config, self.images, size or self.size) + 6 * head
 
     @property
     def student_sees(self) -> tuple[Augmentation, ...]:
@@ -203,7 +205,15 @@ class Views(Objective):
         return self.augmentations
 
     def flops_per_row(self):
-        return sum(self.flops_per_view(augment.size) for augment in self.student_sees)
+        """Of all views; products of the batch's vectors with each other are not counted."""
+        predictor = sizes_heads.head_weights(self.model.predictor, self.model.projector.widths[-1])
+        return sum(self.flops_per_view(augment.size) + 6 * predictor for augment in self.student_sees)
+
+    def parameter_counts(self):
+        backbone, projector, predictor = self.model.backbone, self.model.projector, self.model.predictor
+        heads = sizes_heads.head_parameters(projector, backbone.feature_width)
+        heads += sizes_heads.head_parameters(predictor, projector.widths[-1])
+        return sizes_vision.image_counts(backbone.config, self.size, self.images.channels, heads)
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,9 @@ class ImageText(Objective):
     def flops_per_row(self):
         return sizes_pairs.flops_per_pair(self.model, self.images, self.size, self.length)
 
+    def parameter_counts(self):
+        return sizes_pairs.pair_counts(self.model, self.vocabulary.predicted, self.size, self.images.channels)
+
     @property
     def output_names(self):
         return ("features", "image", "text", "scale")

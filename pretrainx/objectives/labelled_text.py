@@ -14,7 +14,7 @@ from pretrainx.core.errors import ConfigError
 from pretrainx.core.labelled import Labelled, LabelledRows
 from pretrainx.core.records import Mean, Outcome
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.models import sizes
+from pretrainx.models import sizes, sizes_conventions
 from pretrainx.models.decoder import Decoder, DecoderConfig
 from pretrainx.models.encoder import Encoder, EncoderConfig
 from pretrainx.models.layers import Precision
@@ -66,7 +66,7 @@ class HeadConfig:
         if isinstance(model, EncoderConfig):
             # What predicts tokens is not read, and would only decay.
             model = dataclasses.replace(model, head="none", **model_is)
-        scores = Scores(count, self.head, self.dropout, model.initial_std, precision, bias)
+        scores = Scores(count, self.head, self.dropout, model.initial_std, precision, bias, model.wider)
         vocabulary = about.vocabulary
         network = model.build(vocabulary.size, width, precision, vocabulary.predicted)
         return network, TaskHead(scores), rows_for(model, about, width)
@@ -186,7 +186,7 @@ class LabelledText(Objective):
         config, width = self.model.config, self.reads.width
         if isinstance(self.model, Encoder):
             return sizes.encoder_flops_per_row(config, 0, width, 0)
-        return width * sizes.decoder_flops_per_token(config, 0, width)
+        return width * sizes_conventions.decoder_flops_per_token(config, 0, width)
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
         """logits float32[B, classes] (of tasks on tokens [B, T, ...]); features [B, D]; hidden [B, T, D].

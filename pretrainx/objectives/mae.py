@@ -176,6 +176,10 @@ class Mae(Objective):
             self.model.encoder.config, self.model.decoder, self.augmentation.size, self.images.channels, self.visible
         )
 
+    def parameter_counts(self):
+        shape = self.augmentation.size, self.images.channels
+        return sizes_vision.mae_counts(self.model.encoder.config, self.model.decoder, *shape)
+
     @property
     def output_names(self):
         return "features", "hidden", "reconstruction", "hidden_patches", "prediction"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, Outcome, Term, TextRows
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.models import sizes
+from pretrainx.models import sizes, sizes_conventions
 from pretrainx.models.encoder import Encoder, EncoderConfig
 from pretrainx.models.layers import Precision
 from pretrainx.objectives import cross_entropy, masking
@@ -273,9 +273,22 @@ class MaskedLm(Objective):
         padding = inputs["tokens"] == self.vocabulary.special("pad")
         return inputs["segments"] if "segments" in inputs else (~padding).astype(jnp.int32)
 
+    @property
+    def _predicted(self) -> int:
+        """Tokens of a row that the head reads."""
+        return self.config.predictions(self.length) if self.config.gather else self.length
+
     def flops_per_row(self):
-        predicted = self.config.predictions(self.length) if self.config.gather else self.length
-        return sizes.encoder_flops_per_row(self.model.config, self.vocabulary.size, self.length, predicted)
+        return sizes.encoder_flops_per_row(self.model.config, self.vocabulary.size, self.length, self._predicted)
+
+    def flops_by_convention(self):
+        """The marks around a row are no training tokens: those that go by the token do not count them."""
+        per_token = sizes_conventions.encoder_flops(self.model.config, self.vocabulary.size, self.length)
+        counted = {name: self.reads.width * flops for name, flops in per_token.items()}
+        return counted | {"matmul_full": self.flops_per_row()}
+
+    def parameter_counts(self):
+        return sizes.encoder_counts(self.model.config, self.vocabulary.predicted, self.model.max_length)
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
         """logits [B, T, V]; hidden [B, T, D]; features [B, D], the mean of hidden over real tokens; pooled [B, D] where the

@@ -118,6 +118,10 @@ class Moco(Taught):
     def teacher_sees(self):
         return self.augmentations[: 1 + self.symmetric]
 
+    def flops_per_row(self):
+        """The queue has no gradient: its products are made forward, and backward to the query."""
+        return super().flops_per_row() + 4 * self.queue * self.width * len(self.student_sees)
+
     def start(self, key, params, batch):
         per_step = batch["valid"].shape[0] * (1 + self.symmetric)
         if self.queue % per_step:

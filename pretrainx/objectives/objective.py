@@ -10,6 +10,7 @@ import jax
 from pretrainx.core import random
 from pretrainx.core.errors import nearest
 from pretrainx.core.records import Observation, Outcome, Term
+from pretrainx.models.sizes import ParameterCounts
 
 Batch = dict[str, Any]
 Params = dict[str, Any]
@@ -130,6 +131,14 @@ class Objective:
 
     def flops_per_row(self) -> float | None:
         """FLOPs of a row's forward and backward pass, counted from the sizes, for MFU; None where not counted."""
+        return None
+
+    def flops_by_convention(self) -> dict[str, float]:
+        """FLOPs of a row as others count them, by the names of models/sizes_conventions.py that mean something here."""
+        return {}
+
+    def parameter_counts(self) -> ParameterCounts | None:
+        """Parameters by what they do, counted from the sizes; None where not counted."""
         return None
 
     # A mixture replaces the two below; nothing else does.

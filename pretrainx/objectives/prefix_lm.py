@@ -3,6 +3,7 @@ section 3.2.1)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +13,7 @@ from flax import struct
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.records import Observation, TextRows
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.models import sizes
 from pretrainx.models.attention import Cache
 from pretrainx.models.decoder import DecoderConfig
 from pretrainx.models.encoder_decoder import EncoderDecoderConfig
@@ -26,8 +28,7 @@ from pretrainx.objectives.seq2seq import Pair, Seq2Seq
 class PrefixLm(Autoregressive):
     """With a decoder: the first j tokens see each other both ways, and the tokens after them are predicted.
 
-    j is uniform in 1 .. T - 1 for rows of T + 1 tokens; shorter rows are split by the same law of their own length. FLOPs are
-    counted as those of a causal model: what the prefix sees beyond is not counted.
+    j is uniform in 1 .. T - 1 for rows of T + 1 tokens; shorter rows are split by the same law of their own length.
 
     Attributes:
       mode: the special token in front of the row that says which objective this is (UL2: Tay et al. 2022); "" is none. It
@@ -53,6 +54,13 @@ class PrefixLm(Autoregressive):
         after = (place >= prefix) & (place < len(front) + length)
         weights = {"nll": after.astype(jnp.float32), **routing.weights(self.model.config.experts)}
         return Observation({"tokens": row[:-1], "prefix": prefix}, row[1:], weights)
+
+    def flops_per_row(self):
+        """Of a causal model, and of what the tokens of a prefix see beyond: of j tokens j (j - 1) / 2 keys."""
+        first, last = len(self.front) + 1, self.length - 1
+        beyond = (math.comb(last + 1, 3) - math.comb(first, 3)) / (last + 1 - first)
+        config = self.model.config
+        return super().flops_per_row() + sizes.score_flops(config, beyond, config.depth)
 
     def _routed(self, run, inputs, keys):
         if "prefix" in inputs:

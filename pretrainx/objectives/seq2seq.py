@@ -135,10 +135,20 @@ class Seq2Seq(Objective):
         return run("hidden", run("target_blocks", run("embed_targets", tokens, keys, segments), memory, keys, segments))
 
     def flops_per_row(self):
-        counted = sizes.encoder_decoder_flops_per_row
-        if isinstance(self.model, PrefixedDecoder):
-            counted = sizes.prefixed_decoder_flops_per_row
-        return counted(self.model.config, self.vocabulary.size, *self.widths)
+        return self._flops(masked=False)
+
+    def flops_by_convention(self):
+        return {"matmul_full": self._flops(masked=True)}
+
+    def _flops(self, masked: bool) -> float:
+        alone = isinstance(self.model, PrefixedDecoder)
+        counted = sizes.prefixed_decoder_flops_per_row if alone else sizes.encoder_decoder_flops_per_row
+        return counted(self.model.config, self.vocabulary.size, *self.widths, masked=masked)
+
+    def parameter_counts(self):
+        alone = isinstance(self.model, PrefixedDecoder)
+        counted = sizes.decoder_counts if alone else sizes.encoder_decoder_counts
+        return counted(self.model.config, self.vocabulary.predicted, self.model.max_length)
 
     def outputs(self, params, extras, inputs, names, key=None, *, train=False):
         """logits [B, T, V] and hidden [B, T, D] of the decoder; features [B, D], means over the source.

@@ -64,6 +64,7 @@ def lengths_of(raw: int, density: float, mean_span: float) -> SpanLengths:
     return SpanLengths(raw, raw - noise + spans + 1, noise + spans + 1, noise, spans)
 
 
+@functools.cache
 def raw_length(input_length: int, density: float, mean_span: float) -> int:
     """The largest number of text tokens whose encoder input has at most `input_length`; 0 where not even two fit.
 

@@ -29,6 +29,7 @@ from pretrainx.optim.algorithms import (
     MuonConfig,
     SGDConfig,
 )
+from pretrainx.optim.mup import Mup
 
 __all__ = [
     "OPTIMIZERS",
@@ -53,7 +54,8 @@ class Optimizer:
       clip: global gradient norm above which gradients are scaled down; 0 is off.
       leaves: ((path, axis names), ...) of every parameter, trained or not.
       shapes: ((path, shape), ...) of the same, of which layer-wise rates take the depth of a stack that is frozen; () is
-        to know those only of the leaves that are handed in.
+        is to know those only of the leaves that are handed in.
+      mup: how much wider and deeper the model is than the one whose rates were tuned.
     """
 
     config: Any
@@ -61,6 +63,7 @@ class Optimizer:
     clip: float
     leaves: tuple[tuple[str, axes.Names], ...]
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    mup: Mup = Mup()
 
     def __post_init__(self):
         for group in self.config.groups:
@@ -89,7 +92,8 @@ class Optimizer:
 
     def multipliers(self, path: str) -> tuple[float, float]:
         """(learning rate, weight decay) multipliers of one leaf, layer-wise rates left out."""
-        rate, decay = 1.0, float(axes.role(self.by_path[path]) in self.config.decays)
+        rate = self.mup.rate(self.config, self.by_path[path])
+        decay = float(axes.role(self.by_path[path]) in self.config.decays) / rate
         for number in self.groups(path):
             group = self.config.groups[number]
             rate, decay = rate * group.rate, decay * group.decay
@@ -128,10 +132,16 @@ class Optimizer:
             ("rates", optax.stateless(self._scaled)),
             ("rate", optax.scale_by_learning_rate(self.schedule)),
         ]
-        parts = [*clip, *self.config.parts(self.by_path, decay, rates)]
+        adam = self.mup.scales and isinstance(self.config, AdamWConfig)
+        epsilon = [("epsilon", optax.stateless(self._as_at_base))] if adam else []
+        parts = [*clip, *epsilon, *self.config.parts(self.by_path, decay, rates)]
         if any(group.unfreeze_every for group in self.config.groups):
             parts = unfreezing.around(parts, self.joins, self.config)
         return moments.stored(optax.named_chain(*parts), self.config.moments)
+
+    def _as_at_base(self, gradients, params):
+        scale = lambda path, gradient: gradient * self.mup.gradient(self.by_path[path])
+        return paths.map_leaves(scale, gradients)
 
     def _decayed(self, updates, params):
         strength = self.config.weight_decay

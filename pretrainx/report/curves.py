@@ -1,13 +1,10 @@
-"""Curves as SVG text that goes into a page as it is. The only file that imports matplotlib."""
+"""Curves of runs as SVG text that goes into a page as it is."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import matplotlib
 import numpy as np
@@ -15,34 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from pretrainx.core.readable import quantity
+from pretrainx.report.figure import COLOURS, MUTED, STYLE, svg
 from pretrainx.report.read import Run
 
-COLOURS = ("#2f5d8a", "#c2571a", "#3a7d44", "#8e3b6f", "#7a6a1f", "#4b4ba3", "#a33b3b", "#3b8f8f")
 _POINTS = 1200  # of a line: more than pixels across are bytes that nobody sees
 _LEAST_TO_SMOOTH = 60
-_INK, _MUTED, _GRID = "#2b2f36", "#6b7280", "#e6e8eb"
-_STYLE = {
-    "svg.fonttype": "path",
-    "font.size": 9,
-    "axes.edgecolor": "#b8bdc6",
-    "axes.labelcolor": _MUTED,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titlecolor": _INK,
-    "axes.titlepad": 10,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.major.width": 0.8,
-    "ytick.major.width": 0.8,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +64,7 @@ CURVES = (
 
 def draw(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """(title, SVG text) of every curve that at least one run has values for; runs are overlaid in COLOURS' order."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         return [
             (curve.title, _svg(curve, runs))
             for curve in _spelled_out(CURVES, runs)
@@ -140,12 +114,7 @@ def _svg(curve: Curve, runs: Sequence[Run]) -> str:
     names = sorted(entries, key=[run.name for run in runs].__contains__, reverse=True)
     if len(names) > 1 or len(runs) > 1:
         axes.legend([entries[name] for name in names], names, loc="best")
-    buffer = io.StringIO()
-    # A fixed salt makes equal reports equal bytes; without metadata the text holds no date and no address.
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context({"svg.hashsalt": curve.key}):
-        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
-    return _inline(buffer.getvalue(), curve)
+    return svg(figure, curve.key, curve.title)
 
 
 def _draw_run(axes, curve: Curve, run: Run, colour: str, alone: bool) -> list[np.ndarray]:
@@ -172,7 +141,7 @@ def _draw_run(axes, curve: Curve, run: Run, colour: str, alone: bool) -> list[np
     height = run.last(curve.level[0]) if curve.level else None
     if height is not None:
         dashes = (0, (5, 3))
-        axes.axhline(height, color=_MUTED if alone else colour, linewidth=1, linestyle=dashes, label=curve.level[1])
+        axes.axhline(height, color=MUTED if alone else colour, linewidth=1, linestyle=dashes, label=curve.level[1])
         shown.append(np.asarray([height]))
     return shown
 
@@ -206,15 +175,4 @@ def _frame(axes, curve: Curve, values: np.ndarray, level: float) -> None:
     if curve.smooth and high - low > 2 * (top - low) > 0:  # the start, or one spike, would flatten all the rest
         axes.set_ylim(low - 0.05 * (top - low), top)
         text = f"goes up to {quantity(float(high))}"
-        axes.annotate(text, (1, 1.03), xycoords="axes fraction", ha="right", color=_MUTED, fontsize=8)
-
-
-def _inline(text: str, curve: Curve) -> str:
-    """The bare <svg> element: no prologue, scaled by its viewBox, ids of its own, named for screen readers."""
-    text = text[text.index("<svg") :]
-    head, rest = text.split(">", 1)
-    head = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", head)
-    rest = re.sub(r"<style.*?</style>", "", rest, count=1, flags=re.DOTALL)  # it would style the whole page
-    prefix = re.sub(r"\W+", "-", curve.key)
-    rest = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", rest)
-    return f'{head} role="img" aria-label="{escape(curve.title)}">{rest}'
+        axes.annotate(text, (1, 1.03), xycoords="axes fraction", ha="right", color=MUTED, fontsize=8)

@@ -38,6 +38,7 @@ from pretrainx.runs.load import Run, data_directory, load
 from pretrainx.runs.model_card import card_of
 from pretrainx.runs.parts import assemble
 from pretrainx.runs.recipe import OF_LABELLED, Recipe, parse
+from pretrainx.runs.scaled import refuse_multipliers
 from pretrainx.runs.unwrapped import unwrapped, without_head
 from pretrainx.training import guard
 from pretrainx.training import state as states
@@ -124,6 +125,7 @@ def export_model(
         run = without_head(run)
         say(f"the head of the task is left out: {', '.join(run.objective.heads)}")
     config = run.config.model
+    refuse_multipliers(config)
     facts = read_json(workdir / FACTS) if (workdir / FACTS).is_file() else {}
     if run.tokenizer is None or isinstance(run.about, Pairs):
         if run.tokenizer is None:

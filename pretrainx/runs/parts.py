@@ -22,11 +22,13 @@ from pretrainx.optim.optimizer import Optimizer
 from pretrainx.parallel.mesh import make_mesh
 from pretrainx.parallel.pipeline import STAGE, inside, wanted_pieces
 from pretrainx.parallel.rules import Rules
-from pretrainx.runs import frozen_tokenizer
+from pretrainx.runs import frozen_tokenizer, scaled
 from pretrainx.runs.data import About
 from pretrainx.runs.recipe import Recipe, check_batch
 from pretrainx.training import state as states
 from pretrainx.training.step import Options
+
+UNITS = {"tok": "token", "img": "picture", "row": "example"}
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ class Parts:
     @property
     def unit_name(self) -> str:
         """`unit` in a word."""
-        return {"tok": "token", "img": "picture", "row": "example"}[self.unit]
+        return UNITS[self.unit]
 
     @property
     def units_per_row(self) -> float:
         """Tokens that a row of the batch brings (where tasks read rows of different widths, the mean), or one example."""
-        return tokens_of(self.objective.reads) if self.of_text else 1
+        return units_per_row(self.objective, self.unit)
 
     @property
     def parameters(self) -> int:
@@ -120,11 +122,23 @@ def assemble(recipe: Recipe, about: About, devices=None) -> Parts:
     check_lengths(objective, rules, found, recipe.train.batch_size)
     schedule = recipe.schedule.over(recipe.train.steps)
     shapes = tuple((path, leaf.shape) for path, leaf in paths.leaves(found.params))
-    optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes, shapes)
+    mup = scaled.rules_of(recipe, found.params_axes)
+    optimizer = Optimizer(recipe.optimizer, schedule, recipe.train.grad_clip, found.params_axes, shapes, mup)
     of_text = isinstance(about, Vocabulary)
     words = about if of_text else getattr(about, "vocabulary", None)
-    unit = "tok" if of_text else "row" if isinstance(about, Labelled) else "img"
-    return Parts(objective, optimizer, options, found, rows_per_device, of_text, unit, words and words.predicted)
+    return Parts(
+        objective, optimizer, options, found, rows_per_device, of_text, unit_of(about), words and words.predicted
+    )
+
+
+def unit_of(about: About) -> str:
+    """What rates count with data of this kind, a key of UNITS."""
+    return "tok" if isinstance(about, Vocabulary) else "row" if isinstance(about, Labelled) else "img"
+
+
+def units_per_row(objective: Objective, unit: str) -> float:
+    """Tokens that a row of the batch brings (where tasks read rows of different widths, the mean), or one example."""
+    return tokens_of(objective.reads) if unit == "tok" else 1
 
 
 def check_tasks(objective: Objective, recipe: Recipe, ways: int) -> None:

@@ -6,6 +6,7 @@ from benchmarks.collapse import watched
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 @pytest.mark.parametrize("name", ["simsiam", "simclr"])
 def test_an_ablated_run_is_called(name, tmp_path):
     """SimSiam without stop-gradient, SimCLR without negatives, within 200 steps; the first 100 are not judged."""

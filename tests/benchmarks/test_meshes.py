@@ -6,6 +6,7 @@ from benchmarks.meshes import measure
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 @pytest.mark.xdist_group("meshes")
 def test_a_mesh_and_microbatches_are_one_run(tmp_path):
     for row in measure(tmp_path, ((1, 1, 1), (2, 2, 2)), (1, 4)):

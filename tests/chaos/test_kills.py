@@ -37,6 +37,7 @@ def test_two_kills(unbroken):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_ten_kills(tmp_path, compiled):
     seed = int(os.environ.get("PRETRAINX_CHAOS_SEED", "2024"))
     reference = kills.unbroken(tmp_path, compiled, steps=150, every=20, eval_every=50)

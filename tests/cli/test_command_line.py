@@ -70,10 +70,59 @@ def test_the_commands_and_their_flags_are_frozen():
         "--effort=low|full",
         "--no_search",
     ]
+    assert forms["scaling plan"] == [
+        "--config=FILE[:ARG]",
+        "--workdir=DIR",
+        "--grid=KEY=V,V;...",
+        "--list=FILE",
+        "--prepare",
+        "--flops_per_second=F",
+        "--dry_run",
+    ]
+    assert forms["scaling run"] == ["--workdir=DIR", "--workers=N", "--retries=N", "--print=slurm|ray|commands"]
+    assert forms["scaling predict"] == [
+        "--workdir=DIR",
+        "--fit=FILE.json",
+        "--budget=C,C,...",
+        "--loss=L",
+        "--parameters=N",
+        "--tokens=D",
+        "--inference=TOKENS",
+        "--hold_out",
+        "--output=FILE.json",
+    ]
+    assert forms["scaling report"] == [
+        "--workdir=DIR",
+        "--fit=FILE.json",
+        "--table=FILE",
+        "--columns=NAME:COLUMN,...",
+        "--where=CONDITION,...",
+        "--budget=C",
+        "--output=FILE.html",
+    ]
     assert forms["ckpt list"] == ["--workdir=DIR"]
     assert forms["ckpt inspect"] == ["--workdir=DIR", "--step=N"]
     assert forms["ckpt verify"] == ["--workdir=DIR", "--step=N|all"]
     assert forms["report"] == ["--output=FILE.html"]
+    tables = [
+        "--table=FILE",
+        "--columns=NAME:COLUMN,...",
+        "--where=CONDITION,...",
+        "--convention=NAME",
+        "--counted=NAME",
+    ]
+    assert forms["scaling fit"][:8] == ["--workdir=DIR", *tables, "--unit=NAME", "--output=FILE.json"]
+    assert forms["scaling fit"][8:14] == [
+        "--method=parametric|isoflop|envelope|curve",
+        "--form=chinchilla|additive|kaplan|shared|data_constrained",
+        "--fixed=NAME=V,...",
+        "--equal",
+        "--residual=huber|log_mse|mse|asymmetric",
+        "--delta=N",
+    ]
+    checked = ["--config=FILE[:ARG]", "--output=DIR", "--widths=N,N,..."]
+    assert forms["scaling coordcheck"] == [*checked, "--steps=N", "--seeds=N", "--rate=R", "--compare"]
+    assert forms["scaling lr_transfer"] == [*checked, "--rates=R,R,...", "--steps=N", "--compare"]
     assert all(name == command.name for name, command in command_line.COMMANDS.items())
 
 

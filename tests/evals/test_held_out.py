@@ -10,7 +10,7 @@ import pytest
 from contract.cases import CASES, ROWS, make_batch, prepare
 from pretrainx.core.records import Observation, Term
 from pretrainx.evals.continuation import Continuations
-from pretrainx.evals.held_out import HeldOut
+from pretrainx.evals.held_out import HeldOut, standard_error
 from pretrainx.objectives.autoregressive import Autoregressive
 from toys.views import view
 
@@ -42,6 +42,29 @@ def test_mean_over_all_rows(run):
     assert weights[0] != weights[1]
     assert both["loss"] == pytest.approx(np.average(each, weights=weights), abs=1e-12)
     assert both["bits_per_byte"] == pytest.approx(both["loss"] * sum(weights) / math.log(2) / 1000, abs=1e-12)
+
+
+@pytest.mark.xdist_group("held_out")
+def test_the_error_of_the_mean(run):
+    """From batches of unequal weight, by the ratio estimator written out; one batch tells none."""
+    batches = [make_batch(run.objective, seed=seed) for seed in range(3)]
+    params = run.state.full_params()
+    each = np.array([held_out(run, [batch])(params, {}, 0)["loss"] for batch in batches])
+    weights = np.array([((batch["tokens"][:, 1:] != 0) * batch["valid"][:, None]).sum() for batch in batches])
+    share, mean = weights / weights.sum(), np.average(each, weights=weights)
+    found = held_out(run, batches)(params, {}, 0)["loss_error"]
+    assert found == pytest.approx(np.sqrt(3 / 2 * ((share * (each - mean)) ** 2).sum()), rel=1e-9) and found > 0
+    assert "loss_error" not in held_out(run, batches[:1])(params, {}, 0)
+
+
+@pytest.mark.parametrize(
+    "shares, expected", [({"a": 1.0}, 0.25), ({"a": 1.0, "b": 0.5}, 0.0), ({"b": 0.5, "none": 1.0}, 0.25)]
+)
+def test_errors_of_terms_add_up_with_their_signs(shares, expected):
+    """What one term lost in a batch another may have won; a term without weight adds nothing."""
+    totals = ((1.0, 4.0), (2.0, 2.0))  # of terms a and b in two batches: means 1.5 and 3, beyond it -0.25 and 0.25 of a
+    batches = [({"a": a, "b": b, "none": 0.0}, {"a": 1.0, "b": 1.0, "none": 0.0}) for a, b in totals]
+    assert standard_error(batches, shares) == pytest.approx(2 * expected, abs=1e-12)
 
 
 @pytest.mark.xdist_group("held_out")

@@ -130,7 +130,7 @@ def test_post_norm_by_hand():
 
 def test_sinusoids_of_bfloat16_parameters_know_late_positions():
     with jax.enable_x64(False):
-        sinusoids, places = Sinusoids(8, Precision("bfloat16")), np.arange(500, 504)
+        sinusoids, places = Sinusoids(8, 8**-0.5, Precision("bfloat16")), np.arange(500, 504)
         found = sinusoids.apply(sinusoids.init(jax.random.key(0), places), places)
     angles = places[:, None] * 10_000.0 ** (-np.arange(4) / 4)
     factor = float(jnp.bfloat16(8**-0.5))

@@ -15,10 +15,11 @@ from pretrainx.models.encoder_decoder import EncoderDecoderConfig
 from pretrainx.models.experts import Experts, ExpertsConfig
 from pretrainx.models.layers import Precision
 from pretrainx.models.sizes import (
-    CONVENTIONS,
     active_parameters,
-    decoder_flops_per_token,
+    decoder_counts,
     decoder_parameters,
+    encoder_counts,
+    encoder_decoder_counts,
     encoder_decoder_flops_per_row,
     encoder_decoder_parameters,
     encoder_flops_per_row,
@@ -27,6 +28,7 @@ from pretrainx.models.sizes import (
     prefixed_decoder_flops_per_row,
     visible_keys,
 )
+from pretrainx.models.sizes_conventions import decoder_flops_per_token
 from pretrainx.runs.recipe import parse
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +48,8 @@ PARAMETERS = {
     "GPT-2 medium": (gpt2(1024, 24, 16), 354_823_168),
     "GPT-2 large": (gpt2(1280, 36, 20), 774_030_080),
     "GPT-2 XL": (gpt2(1600, 48, 25), 1_557_611_200),
-    "nanoGPT 124M, no biases": (
-        gpt2(768, 12, 12, bias=False),
-        124_337_664 + 25 * 768,
-    ),  # its norms have no biases either
+    # Its norms have no biases either: as many numbers as "rms" has.
+    "nanoGPT 124M, no biases": (gpt2(768, 12, 12, bias=False, norm="rms"), 124_337_664),
     "LLaMA 2 7B": (llama(4096, 32, 32, 32, 11008, 32000, 4096), 6_738_415_616),
     "LLaMA 2 13B": (llama(5120, 40, 40, 40, 13824, 32000, 4096), 13_015_864_320),
     "LLaMA 2 70B": (llama(8192, 80, 64, 8, 28672, 32000, 4096), 68_976_648_192),
@@ -66,6 +66,49 @@ PARAMETERS = {
 def test_parameters(name):
     sizes, wanted = PARAMETERS[name]
     assert decoder_parameters(*sizes) == wanted
+
+
+PYTHIA = {  # width, depth, rows of the vocabulary; total, "non-embedding" (model cards)
+    "70m": ((512, 6, 50304), 70_426_624, 18_915_328),
+    "160m": ((768, 12, 50304), 162_322_944, 85_056_000),
+    "410m": ((1024, 24, 50304), 405_334_016, 302_311_424),
+    "1b": ((2048, 16, 50304), 1_011_781_632, 805_736_448),
+    "1.4b": ((2048, 24, 50304), 1_414_647_808, 1_208_602_624),
+    "2.8b": ((2560, 32, 50304), 2_775_208_960, 2_517_652_480),
+    "6.9b": ((4096, 32, 50432), 6_857_302_016, 6_444_163_072),
+    "12b": ((5120, 36, 50688), 11_846_072_320, 11_327_027_200),
+}
+
+
+@pytest.mark.parametrize("name", PYTHIA)
+def test_parameters_of_pythia(name):
+    (width, depth, rows), total, others = PYTHIA[name]
+    config = DecoderConfig(width, depth, 8, positions="rotary", tied=False)
+    counts = decoder_counts(config, rows, 2048)
+    assert counts.total == total and counts.named()["without_vocabulary"] == others
+    assert counts.named()["with_head"] == total - rows * width
+    assert counts.hidden == 12 * depth * width**2 and counts.idle == 0
+
+
+def test_parameters_by_what_they_do():
+    """A tied matrix is the head; what is looked up multiplies nothing; experts that are not chosen are idle."""
+    gpt = decoder_counts(*PARAMETERS["GPT-2"][0])
+    assert gpt.named() == {
+        "total": 124_439_808,
+        "hidden": 84_934_656,
+        "active": 124_439_808,
+        "with_head": 124_439_808 - 1024 * 768,
+        "without_vocabulary": 124_439_808 - (1024 + 50257) * 768,
+    }
+    mixtral = decoder_counts(*PARAMETERS["Mixtral 8x7B"][0]).named()
+    assert mixtral["active"] == 12_879_925_248 and mixtral["total"] == 46_702_792_704
+    bert = encoder_counts(*READERS["BERT base"][:3])
+    assert bert.looked_up == (512 + 2) * 768 and bert.head == 30522 * 769
+    bare = encoder_counts(*READERS["no head, sinusoids"][:3])
+    assert bare.looked_up == 99 * 48 and bare.head == 0 and "with_head" not in bare.named()
+    t5, bart = (encoder_decoder_counts(*READERS[name][:3]) for name in ("T5 base", "BART base"))
+    assert t5.hidden == 12 * (4 + 2 * 4) * 768**2 + 12 * (8 + 2 * 4) * 768**2 and t5.looked_up == 0
+    assert bart.looked_up == 2 * 1026 * 768 and bart.head == 50265 * 768
 
 
 @pytest.mark.parametrize(
@@ -145,33 +188,6 @@ def test_flops_of_experts_are_those_of_the_compiled_layer():
     np.testing.assert_allclose(flops, [mlps + router, 1.5 * mlps + router], rtol=0.02)
 
 
-FLOPS = {
-    "6n": (746_638_848, 40_430_493_696, 48_181_567_488),
-    "6n_hidden": (509_607_936, 38_856_032_256, 41_875_931_136),
-    "kaplan": (566_231_040, 42_077_257_728, 48_318_382_080),
-    "6n_products": (741_192_192, 39_642_464_256, 45_027_950_592),
-    "palm": (855_166_464, 46_086_512_640, 57_914_449_920),
-    "matmul_full": (854_438_400, 46_084_915_200, 57_912_852_480),
-    "matmul_causal": (797_870_592, 42_864_476_160, 51_471_187_968),
-    "levanter": (855_765_504, 46_122_663_936, 57_988_349_952),
-    "deepseek": (622_854_144, 45_097_156_608, 51_539_607_552),
-}
-
-
-@pytest.mark.parametrize("convention", FLOPS)
-def test_flops_per_token(convention):
-    """Of GPT-2 124M at T 1024, LLaMA 2 7B at 4096, LLaMA 3 8B at 8192."""
-    models = [PARAMETERS[name][0] for name in ("GPT-2", "LLaMA 2 7B", "LLaMA 3 8B")]
-    assert tuple(decoder_flops_per_token(*sizes, convention) for sizes in models) == FLOPS[convention]
-
-
-def test_every_convention_is_checked():
-    assert FLOPS.keys() == CONVENTIONS.keys()
-    assert decoder_flops_per_token(*PARAMETERS["GPT-2"][0]) == FLOPS["matmul_causal"][0], "what MFU is stated by"
-    with pytest.raises(ValueError, match="unknown convention 'chinchilla'"):
-        decoder_flops_per_token(*PARAMETERS["GPT-2"][0], "chinchilla")
-
-
 @pytest.mark.parametrize("length, window", [(7, 0), (7, 3), (7, 7), (7, 20), (1, 1)])
 def test_visible_keys(length, window):
     seen = [min(t + 1, window or length) for t in range(length)]
@@ -179,11 +195,14 @@ def test_visible_keys(length, window):
 
 
 BERT = dict(width=768, depth=12, heads=12, types=2)
+LARGE = dict(width=1024, depth=24, heads=16, types=2)
 T5 = dict(positions="relative", norm_first=True, norm="rms", activation="relu", bias=False, embedding_norm=False)
 READERS = {  # published counts; None: only compared with the leaves
     "BERT base": (EncoderConfig(**BERT), 30522, 512, 109_514_298),
+    "BERT base with pooler": (EncoderConfig(**BERT, pooler=True, head="none"), 30522, 512, 109_482_240),
+    "BERT large with pooler": (EncoderConfig(**LARGE, pooler=True, head="none"), 30522, 512, 335_141_888),
     "BERT base, next sentence": (EncoderConfig(**BERT, pooler=True), 30522, 512, 110_106_428),
-    "BERT large": (EncoderConfig(width=1024, depth=24, heads=16, types=2), 30522, 512, 335_174_458),
+    "BERT large": (EncoderConfig(**LARGE), 30522, 512, 335_174_458),
     "RoBERTa base": (EncoderConfig(**BERT | dict(types=1), position_offset=2), 50265, 512, 124_697_433),
     "a modern encoder": (
         EncoderConfig(48, 3, 4, 2, norm_first=True, norm="rms", gated=True, bias=False, positions="rotary", tied=False),
@@ -194,6 +213,7 @@ READERS = {  # published counts; None: only compared with the leaves
     "no head, sinusoids": (EncoderConfig(48, 3, 4, positions="sinusoidal", head="none"), 99, 30, None),
     "T5 small": (EncoderDecoderConfig(512, 6, 8, mlp_width=2048, **T5), 32128, 512, 60_506_624),
     "T5 base": (EncoderDecoderConfig(768, 12, 12, mlp_width=3072, **T5), 32128, 512, 222_903_552),
+    "T5 large": (EncoderDecoderConfig(1024, 24, 16, mlp_width=4096, **T5), 32128, 512, 737_668_096),
     "BART base": (EncoderDecoderConfig(768, 6, 12, position_offset=2), 50265, 1024, 139_420_416),
     "BART large": (EncoderDecoderConfig(1024, 12, 16, position_offset=2), 50265, 1024, 406_291_456),
     "T5 1.1's form": (EncoderDecoderConfig(48, 2, 4, 2, decoder_depth=3, gated=True, tied=False, **T5), 99, 30, None),

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pretrainx.core import paths
+from pretrainx.core import axes, paths
 from pretrainx.core.images import Images
+from pretrainx.models import visual_tokenizer
 from pretrainx.models.layers import Precision
 from pretrainx.models.mae import MaskedAutoencoder
+from pretrainx.models.patch_clusters import PatchClusters
 from pretrainx.models.resnet import RESNET18, RESNET50, ResNetConfig
 from pretrainx.models.sizes_vision import (
     beit_parameters,
     flops_per_image,
+    ids_flops,
     mae_flops_per_image,
     mae_parameters,
     resnet_flops_per_image,
@@ -24,6 +27,7 @@ from pretrainx.models.sizes_vision import (
 )
 from pretrainx.models.visual_tokenizer import VisualTokenizer, VisualTokenizerConfig
 from pretrainx.models.vit import VitConfig
+from pretrainx.runs.operations import matmul_flops
 
 VIT_B = VitConfig(width=768, depth=12, heads=12)
 VIT_L = VitConfig(width=1024, depth=24, heads=16)
@@ -105,3 +109,17 @@ def test_flops_of_a_visual_tokenizer(kind):
     wanted = 6 * sum(size * places.get(layer, 6**2) for layer, size in kernels)
     codes = 16 * 4 * 6**2
     assert tokenizer_flops_per_image(config, 24, 3) == wanted + (6 if kind == "logits" else 4) * codes
+
+
+@pytest.mark.parametrize("kind", ["nearest", "logits", "clusters"])
+def test_flops_of_naming_tokens(kind):
+    """Of the frozen tokenizer's forward pass, as it is traced."""
+    if kind == "clusters":
+        tokenizer = PatchClusters(Images(24), 4, 16)
+    else:
+        config = VisualTokenizerConfig(kind, codes=16, code_width=4, patch=4, width=8, blocks=3)
+        tokenizer = VisualTokenizer(config, Images(24), Precision())
+    tree = jax.eval_shape(lambda: visual_tokenizer.first_tree(tokenizer, jax.random.key(0), Images(24)))
+    name = lambda tree, pictures: visual_tokenizer.ids_of(tokenizer, axes.unbox(tree), pictures)
+    traced = jax.jit(name).trace(tree, jax.ShapeDtypeStruct((1, 24, 24, 3), jnp.float32))
+    assert ids_flops(tokenizer, 24) == matmul_flops(traced.jaxpr)

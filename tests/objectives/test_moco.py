@@ -204,9 +204,11 @@ def test_the_choice_of_batch_norm_is_the_models(bn, model, right):
 
 @pytest.mark.parametrize("symmetric, passes", [(False, 4 / 3), (True, 8 / 3)])
 def test_flops(symmetric, passes):
-    """Of a query forward and backward, of a key forward: a third of it; both twice where each view is both."""
+    """Of a query forward and backward, of a key forward: a third of it; both twice where each view is both. And the products of
+    a query with the queue, forward and backward to the query."""
     objective = build(MocoConfig(queue=ROWS * 2, symmetric=symmetric, views=FLIPPED), VIT)
-    assert objective.flops_per_row() == pytest.approx(passes * objective.flops_per_view())
+    queue = (1 + symmetric) * 4 * ROWS * 2 * objective.width
+    assert objective.flops_per_row() == pytest.approx(passes * objective.flops_per_view() + queue)
 
 
 def test_a_teacher_of_bfloat16_parameters_moves():

@@ -167,6 +167,7 @@ def curve(dtype, seed=0, steps=400):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated
 def test_learning_with_narrow_moments():
     """400 steps on the same batches: the mean loss of the last 50 is within a hundredth of float32's, as another start is."""
     found = {name: curve(*given) for name, given in {"params": ("params",), "bfloat16": ("bfloat16",)}.items()}

@@ -12,6 +12,7 @@ from pretrainx.data.tokenizer import Tokenizer
 from pretrainx.runs import assumed
 from pretrainx.runs.parts import build
 from pretrainx.runs.recipe import parse
+from pretrainx.scaling.study import split
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TEXTS = [
@@ -53,7 +54,7 @@ def test_labels():
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
 def test_every_recipe_is_a_model_without_its_data(path):
     """The full recipe's objective, whose data nobody has here."""
-    about, recipe, _ = assumed.about(parse(load(str(path))))
+    about, recipe, _ = assumed.about(parse(split(load(str(path)))[0]))
     objective = build(recipe, about)
     valid = [leaf for path, leaf in paths.leaves(objective.batch_spec(4)) if path.split("/")[-1] == "valid"]
     assert valid and all(leaf.dtype == bool for leaf in valid) and sum(leaf.shape[0] for leaf in valid) == 4

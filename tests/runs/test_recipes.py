@@ -9,6 +9,7 @@ import pytest
 from pretrainx.cli.config_file import load
 from pretrainx.core.json_lines import read
 from pretrainx.runs.train import train
+from pretrainx.scaling.study import split
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # benchmarks/reference_curves.py writes this sentence.
@@ -43,7 +44,7 @@ def test_smoke(path, tmp_path):
             ("evals.image_text.written", "0"),
             ("evals.image_text.templates", "()"),
         ]
-    assert train(load(f"{path}:smoke", changes), tmp_path, say=lambda line: None) == 0
+    assert train(split(load(f"{path}:smoke", changes))[0], tmp_path, say=lambda line: None) == 0
     records = [record for record in read(tmp_path / "metrics.jsonl") if "train/loss" in record]
     losses = [record["train/loss"] for record in records]
     # Losses between views hardly fall in 20 steps, some rise until a queue is full: there only the curve is compared.

@@ -121,6 +121,7 @@ def test_it_is_evaluated_and_replayed(runs, name, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_it_goes_on_where_it_stopped(runs, tmp_path):
     """Two steps and one more are three: the same losses to the last digit."""
     workdir = runs("coca")

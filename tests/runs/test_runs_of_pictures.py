@@ -103,6 +103,7 @@ def test_it_is_read_back_and_evaluated(trained, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(alone=True)
 def test_it_goes_on_where_it_stopped(trained, tmp_path):
     """Two steps and two more are four: the same losses to the last digit."""
     losses = lambda workdir: [r["train/loss"] for r in read(workdir / "metrics.jsonl") if "train/loss" in r]

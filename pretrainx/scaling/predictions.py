@@ -1,0 +1,159 @@
+"""What a fit says at budgets of one's choice: N*, D*, L* with intervals, and what other sizes at the same budget cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from pretrainx.core.readable import quantity
+from pretrainx.scaling import delta
+from pretrainx.scaling.fits import Fit
+from pretrainx.scaling.laws import FORMS
+from pretrainx.scaling.ratio import at_ratio
+from pretrainx.scaling.table import Table
+
+LEVEL = 0.9
+DECADE = float(np.log(10))
+FEWEST = 20  # replicates: of fewer, percentiles say nothing
+Function = Callable[[Mapping[str, float]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The compute-optimal run of a budget in FLOPs.
+
+    Attributes:
+      parameters, tokens, loss: N*, D*, L*. The `_interval` of each is where the law itself lies, (low, high) at a level, None
+        where the fit has neither replicates nor a covariance.
+      loss_reach: (low, high) in which one new run is expected, the scatter of runs about the law included.
+      beyond: the budget over the largest that was fitted; above 1 it is extrapolated.
+    """
+
+    budget: float
+    parameters: float
+    tokens: float
+    loss: float
+    parameters_interval: tuple[float, float] | None = None
+    tokens_interval: tuple[float, float] | None = None
+    loss_interval: tuple[float, float] | None = None
+    loss_reach: tuple[float, float] | None = None
+    beyond: float = 1.0
+
+
+def optimum(fit: Fit, budget) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """N*, D*, L*: float64[...] at budgets in FLOPs."""
+    return FORMS[fit.form].optimum(fit.values, np.asarray(budget, np.float64), fit.cost)
+
+
+def drawn(fit: Fit, function: Function) -> np.ndarray:
+    """float64[S, K]: what `function` of the values is in each replicate; S is 0 where there are none."""
+    found = [np.atleast_1d(function(dict(zip(fit.values, one, strict=True)))) for one in fit.samples]
+    return np.array(found) if found else np.zeros((0, len(np.atleast_1d(function(fit.values)))))
+
+
+def intervals(
+    fit: Fit, function: Function, level: float = LEVEL, noise: float | np.ndarray = 0.0
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(low, high): float64[K] each, of a float64[K] that `function` computes from the values.
+
+    Percentiles of the replicates; where there are too few, normal about the estimate with the delta method's errors. noise: the
+    standard deviation of what is measured about the law, in the function's unit, for the interval of a new measurement. None
+    where the fit has neither replicates nor a covariance and there is no noise.
+    """
+    at = np.atleast_1d(function(fit.values))
+    tail = (1 - level) / 2
+    found = drawn(fit, function) if len(fit.samples) >= FEWEST else None
+    if found is not None:
+        random = np.random.default_rng(0)  # the interval of a fit is a fact about it, the same each time
+        moved = found + noise * random.standard_normal(found.shape)
+        return tuple(np.nanquantile(moved, (tail, 1 - tail), axis=0))
+    errors = delta.errors(fit, function)
+    if errors is None and not np.any(noise):
+        return None
+    reach = -ndtri(tail) * np.sqrt((0.0 if errors is None else errors**2) + np.square(noise))
+    return at - reach, at + reach
+
+
+def interval(fit: Fit, function: Callable, level: float = LEVEL, noise: float = 0.0) -> tuple[float, float] | None:
+    """(low, high) of one number that `function` computes from the values; see `intervals`."""
+    found = intervals(fit, function, level, noise)
+    return None if found is None else (float(found[0][0]), float(found[1][0]))
+
+
+def scatter(fit: Fit, table: Table | None = None) -> float:
+    """The standard deviation of log loss about the law, of rows (or of minima, for a frontier) that were fitted; 0: not known.
+
+    The noise between seeds where the fit was told it, else what the fit left over. `table`: of the fitted rows.
+    """
+    if fit.options.get("noise"):
+        return float(fit.options["noise"])
+    if fit.form == "frontier":
+        points, left = fit.diagnostics.get("points", 0), fit.diagnostics.get("scatter", {}).get("loss", 0.0)
+        return left * np.sqrt(points / (points - 3)) if points > 3 else left  # L*(C) has three values
+    if table is None:
+        return 0.0
+    law = FORMS[fit.form].loss(fit.values, table.parameters, table.tokens, table.unique)
+    away = np.log(table.loss / law)
+    return float(1.4826 * np.median(np.abs(away - np.median(away))) * np.sqrt(len(away) / max(len(away) - 5, 1)))
+
+
+def best(fit: Fit, budgets: Sequence[float], level: float = LEVEL, noise: float = 0.0) -> list[Best]:
+    """A row for each budget; noise: of log loss, as `scatter` gives it."""
+    budgets = np.asarray(budgets, np.float64)
+    form, count = FORMS[fit.form], len(budgets)
+    logs = lambda values: np.log(np.concatenate(form.optimum(values, budgets, fit.cost)))
+    estimate = np.exp(logs(fit.values)).reshape(3, count)
+    law, reach = intervals(fit, logs, level), None
+    if law is not None or noise:
+        reach = intervals(fit, lambda values: logs(values)[2 * count :], level, noise)
+    law = None if law is None else np.exp(np.array(law)).reshape(2, 3, count)
+    reach = None if reach is None else np.exp(np.array(reach))
+    pair = lambda which, i: None if law is None else tuple(law[:, which, i].tolist())
+    return [
+        Best(
+            float(budget),
+            *estimate[:, i].tolist(),
+            *(pair(which, i) for which in range(3)),
+            None if reach is None else tuple(reach[:, i].tolist()),
+            float(budget / fit.range[2][1]),
+        )
+        for i, budget in enumerate(budgets)
+    ]
+
+
+def exponents(fit: Fit, budget: float) -> np.ndarray:
+    """float64[S]: a in each replicate: the slope of ln N* over ln C across the decade about a budget.
+
+    Not the slope at a point: FLOPs per token have kinks where sizes were measured, at which N* rests or leaps.
+    """
+    pair = budget * np.exp(np.array([-0.5, 0.5]) * DECADE)
+    found = drawn(fit, lambda values: np.log(FORMS[fit.form].optimum(values, pair, fit.cost)[0]))
+    return (found[:, 1] - found[:, 0]) / DECADE
+
+
+def at_rule(fit: Fit, budget: float, ratio: float = 20.0) -> tuple[float, float]:
+    """N and D of a budget at a ratio of tokens to parameters, by the fit's own cost."""
+    size = at_ratio(budget, ratio, fit.cost)
+    return size, ratio * size
+
+
+def extrapolated(fit: Fit, parameters=None, tokens=None, budget=None) -> list[str]:
+    """What of a question lies outside the rows that were fitted, a sentence each."""
+    said = []
+    for name, asked, (least, most) in zip("NDC", (parameters, tokens, budget), fit.range, strict=True):
+        if asked is not None and asked > most * 1.001:
+            said.append(
+                f"{name} = {_plain(asked)} is {asked / most:.3g} times the most that was fitted ({_plain(most)})"
+            )
+        elif asked is not None and asked < least / 1.001:
+            said.append(
+                f"{name} = {_plain(asked)} is a {least / asked:.3g}th of the least that was fitted ({_plain(least)})"
+            )
+    return said
+
+
+def _plain(number: float) -> str:
+    return quantity(number) if number < 1e13 else f"{number:.3g}"
