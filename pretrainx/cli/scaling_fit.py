@@ -9,7 +9,7 @@ from pretrainx.cli.arguments import Arguments, Command, Flag
 from pretrainx.core.errors import ConfigError
 from pretrainx.scaling.fit_options import FitOptions
 
-_OF_TABLES = ("columns", "where", "convention", "counted", "unit")
+_OF_TABLES = ("columns", "convention", "counted", "unit")
 _HELP = {
     "method": "approach 3, 2 or 1 of Hoffmann et al. 2022, or L*(C) alone (default parametric)",
     "form": "of the parametric fit (default chinchilla)",
@@ -91,9 +91,9 @@ def _table(flags: dict[str, str], curves: bool) -> tuple[Any, Any, str]:
             why="a study's own results have their columns and conventions",
             do=f"leave it out, or name the file: --table={flags['workdir']}/results.jsonl",
         )
-    directory = flags["workdir"]
+    directory, where = flags["workdir"], flags.get("where", "")
     output = flags.get("output") or str(Path(directory) / fit_file.NAME)
-    return read_table.read_results(directory, curves), read_table.unfinished(directory), output
+    return read_table.read_results(directory, curves, where), read_table.unfinished(directory, curves, where), output
 
 
 def _option_flag(field: Any) -> Flag:
@@ -123,14 +123,18 @@ COMMANDS = (
             Flag("table", "a CSV, TSV or JSON-lines file, instead", "FILE"),
             Flag(
                 "columns",
-                "what its columns are: parameters, tokens, loss, and run, flops, error, budget, unique, convention; COLUMN may "
-                "be a product, such as tokens:n_billion*1e9",
+                "what its columns are: parameters, tokens, loss, and run, flops, error, budget, unique, convention, counted, "
+                "unit; COLUMN may be a product, such as tokens:n_billion*1e9",
                 "NAME:COLUMN,...",
             ),
             Flag("where", "only rows for which all hold, such as config=rw/base/*,loss<4", "CONDITION,..."),
-            Flag("convention", "how its FLOPs were counted, stored with the fit", "NAME"),
-            Flag("counted", "what its N counts (default total)", "NAME"),
-            Flag("unit", "what its D counts (default token)", "NAME"),
+            Flag(
+                "convention",
+                "how its FLOPs were counted, stored with the fit (default: its own column, else 6nd)",
+                "NAME",
+            ),
+            Flag("counted", "what its N counts (default: its own column, else total)", "NAME"),
+            Flag("unit", "what its D counts (default: its own column, else token)", "NAME"),
             Flag("output", "the file of the fit (default DIR/fit.json of a study, none of a table)", "FILE.json"),
             *OPTION_FLAGS,
         ),

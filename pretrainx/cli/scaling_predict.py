@@ -9,7 +9,7 @@ from pretrainx.cli.arguments import Arguments, Command, Flag
 from pretrainx.core.errors import ConfigError
 
 REACH = 10.0  # times the largest budget that was fitted, where none is named
-QUESTIONS = ("loss", "parameters", "tokens", "inference")
+QUESTIONS = ("loss", "parameters", "tokens", "inference", "unique")
 
 
 def _predict(arguments: Arguments) -> int:
@@ -19,43 +19,91 @@ def _predict(arguments: Arguments) -> int:
 
     from pretrainx.scaling import answers, predictions
 
-    fit, table = _fit(flags), _results(flags) if "workdir" in flags else None
-    if not budgets and not numbers or "output" in flags and not budgets and "loss" not in numbers:
+    if "output" in flags and "tokens" in numbers:
+        raise ConfigError(
+            "--tokens and --output do not go together",
+            where="command line",
+            why="the next run reads what its size leaves of the budget",
+            do="name two of --budget, --loss and --parameters at most",
+        )
+    fit = _fit(flags)
+    table = _results(flags, fit) if "workdir" in flags else None
+    if not budgets and "loss" not in numbers and not {"parameters", "tokens"} <= set(numbers):
         budgets = (fit.range[2][1], REACH * fit.range[2][1])
+    asked = answers.Questions(budgets, **{**numbers, "unique": _unique(flags, fit)})
     noise = predictions.scatter(fit, table)
-    for line in answers.lines(fit, answers.Questions(budgets, **numbers), noise):
+    for line in answers.lines(fit, asked, noise):
         print(line)
     if "hold_out" in flags:
         _hold_out(fit, table)
     if "output" in flags:
-        _write(flags, fit, budgets, numbers)
+        _write(flags, fit, asked, noise)
     return 0
+
+
+def _unique(flags: dict[str, str], fit: Any) -> float | None:
+    """How many different tokens there are, for laws that ask: what was named, else those of the study's data."""
+    from pretrainx.scaling import manifest, next_config, predictions
+
+    if not predictions.asks_unique(fit):
+        if "unique" in flags:
+            raise ConfigError(
+                "the fit takes each token as a new one",
+                where="--unique",
+                why=f"its form is {fit.form}",
+                do="leave it out, or fit --form=data_constrained",
+            )
+        return None
+    if "unique" in flags:
+        return _number("unique", flags["unique"])
+    directory = Path(flags.get("workdir", ""))
+    known = "workdir" in flags and (directory / manifest.NAME).is_file()
+    return next_config.corpus_of(manifest.read(directory)) if known else None
 
 
 def _hold_out(fit: Any, table: Any) -> None:
     from pretrainx.scaling import holdout
+    from pretrainx.scaling.fit_options import FitOptions
     from pretrainx.scaling.fit_text import aligned
 
     if table is None:
         raise _needs("--hold_out", "the runs that are held out are read from a study")
-    for name, found in _held(fit, table).items():
+    if fit.method == "envelope":
+        raise ConfigError(
+            "an envelope holds no budget out",
+            where="--hold_out",
+            why="its points are evaluations on the way of runs of any budget",
+            do="fit another way: --method=isoflop, curve or parametric",
+        )
+    chosen = _held(fit, table)
+    if not chosen:
+        holdout.hold_out(table, FitOptions(**fit.options))  # it says why there is none
+    for name, found in chosen.items():
         print(f"\nheld out, predicted by {name}")
         print("\n".join(aligned([holdout.HEADER, *map(holdout.row, found)])))
 
 
-def _write(flags: dict[str, str], fit: Any, budgets: tuple[float, ...], numbers: dict[str, float]) -> None:
+def _write(flags: dict[str, str], fit: Any, asked: Any, noise: float | None) -> None:
+    import math
+
     from pretrainx.scaling import inverse, manifest, next_config
 
     if "workdir" not in flags:
         raise _needs("--output", "a run's shape, data and rates come from a study")
-    budget = budgets[-1] if budgets else inverse.budget_for(fit, numbers["loss"])
+    if asked.budgets:
+        budget = asked.budgets[-1]
+    elif asked.parameters is not None:
+        tokens = inverse.tokens_for(fit, asked.parameters, asked.loss, asked.unique)
+        budget = tokens * float(fit.cost.per_token(asked.parameters))
+    else:
+        budget = inverse.budget_for(fit, asked.loss, asked.unique)
     study = manifest.read(Path(flags["workdir"]))
-    found = next_config.next_run(study, fit, budget, flags["workdir"], numbers.get("parameters"))
+    found = next_config.next_run(study, fit, budget, flags["workdir"], asked.parameters, noise, asked.unique)
     facts = found.run.facts
     print(
         f"\nnext run  {facts['shape']}: N {facts['parameters'][facts['counted']]:,}, D {facts['tokens']:,.0f} "
         f"{facts['unit']}s, {facts['steps']:,} steps of {facts['batch_size']} rows, rate {facts['learning_rate']:.4g}, "
-        f"{facts['flops']:.4g} FLOPs; predicted loss {found.loss:.5g}"
+        f"{facts['flops']:.4g} FLOPs; predicted loss {'unknown' if math.isnan(found.loss) else f'{found.loss:.5g}'}"
     )
     for note in found.notes:
         print(f"warning: {note}")
@@ -72,6 +120,8 @@ def _held(fit: Any, table: Any) -> dict[str, Any]:
     from pretrainx.scaling import budgets, holdout
     from pretrainx.scaling.fit_options import FitOptions
 
+    if fit.method == "envelope":  # its rows are no runs of one budget each
+        return {}
     own = FitOptions(**fit.options)
     found = {f"the fit's own choices ({holdout.words(own)})": holdout.roll(table, own)}
     below = budgets.by_budget(table)[:-1]
@@ -100,10 +150,11 @@ def _report(arguments: Arguments) -> int:
 
         print(f"written: {page.write(output, title, manifest=study, panel=outcome.panel(directory))}")
         return 0
-    fit, table = _fit(flags), _results(flags)
+    fit = _fit(flags)
+    table = _results(flags, fit)
     chosen = _held(fit, table)
     target = _number("budget", flags["budget"]) if "budget" in flags else REACH * fit.range[2][1]
-    scene = pictures.Scene(fit, table, target, next(iter(chosen.values()), ()))
+    scene = pictures.Scene(fit, table, target, next(iter(chosen.values()), ()), _unique(flags, fit))
     print(f"written: {page.write(output, title, scene, study, chosen)}")
     return 0
 
@@ -116,13 +167,24 @@ def _fit(flags: dict[str, str]) -> Any:
     return fit_file.load(flags.get("fit") or Path(flags["workdir"]) / fit_file.NAME)
 
 
-def _results(flags: dict[str, str]) -> Any:
+def _results(flags: dict[str, str], fit: Any) -> Any:
+    """The rows that the fit is of: those of a table, a study's runs, or all of their evaluations for an envelope. Where they
+    are others now than when it was fitted, it is said."""
     from pretrainx.scaling import read_table
 
     if "table" in flags:
         columns = read_table.column_map(flags.get("columns", ""))
-        return read_table.read(flags["table"], columns, flags.get("where", ""))
-    return read_table.read_results(flags["workdir"])
+        table, again = (
+            read_table.read(flags["table"], columns, flags.get("where", "")),
+            f"--table={flags['table']} --columns=...",
+        )
+    else:
+        where, again = read_table.where_of(fit.source), f"--workdir={flags['workdir']}"
+        table = read_table.read_results(flags["workdir"], fit.method == "envelope", where)
+        again += f" '--where={where}'" * bool(where)
+    if table.digest() != fit.digest:
+        print(f"warning: the fit is of other data than {table.source} has now; again: pretrainx scaling fit {again}")
+    return table
 
 
 def _number(name: str, text: str) -> float:
@@ -155,6 +217,7 @@ COMMANDS = (
             Flag("parameters", "a size: its loss with --tokens or --budget; with --output, of the next run", "N"),
             Flag("tokens", "how much is read: the loss with --parameters or --budget", "D"),
             Flag("inference", "the size that is cheapest to train and to serve so many tokens with", "TOKENS"),
+            Flag("unique", "how many different tokens there are, of data_constrained fits (default: the study's)", "U"),
             Flag("hold_out", "predict each budget from those below it, beside two baselines"),
             Flag("output", "write the config of the last budget's run, and FILE.facts.json", "FILE.json"),
         ),

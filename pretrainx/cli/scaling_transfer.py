@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrainx.cli.arguments import Arguments, Command, Flag, whole_number
-from pretrainx.core.errors import ConfigError
-
-FAILED = 9  # the check was made, and the model does not pass it
+from pretrainx.core.errors import CHECK_FAILED, ConfigError
 
 
 def _coordcheck(arguments: Arguments) -> int:
@@ -35,6 +33,10 @@ def _lr_transfer(arguments: Arguments) -> int:
     widths = _widths(flags, [base * factor for factor in (1, 2, 4)])
     steps = _least(arguments, "steps", 100, 5)
     rates = _numbers(flags["rates"], "rates") if "rates" in flags else [_peak(values) * 2.0**k for k in range(-3, 4)]
+    if len(set(rates)) < 3:
+        raise ConfigError(
+            "a minimum inside the list needs rates on both sides", where="--rates", why=flags["rates"], do="name 3"
+        )
 
     from pretrainx.scaling import lr_transfer
 
@@ -64,7 +66,7 @@ def _peak(values: dict[str, Any]) -> float:
 
 
 def _judged(name: str, arguments: Arguments, values: dict[str, Any], measure: Callable) -> int:
-    """Measures, prints, writes DIR/NAME.json and DIR/NAME.html; FAILED where the config's own parametrisation does not pass."""
+    """Measures, prints, writes DIR/NAME.json and DIR/NAME.html; gives the exit code, by the config's own parametrisation."""
     from pretrainx.runs.recipe import parse
     from pretrainx.scaling import check_page, widths
 
@@ -80,7 +82,7 @@ def _judged(name: str, arguments: Arguments, values: dict[str, Any], measure: Ca
         found[title] = measure(each, data)
         print("", *found[title].lines(), found[title].verdict(), sep="\n")
     print(f"\n{check_page.write(directory, name, found, values)}")
-    return 0 if found["as configured"].passes else FAILED
+    return 0 if found["as configured"].passes else CHECK_FAILED
 
 
 def _widths(flags: dict[str, str], default: list[int]) -> list[int]:
@@ -113,7 +115,7 @@ def _numbers(text: str, name: str) -> list[float]:
         power = re.fullmatch(r"\s*2\^(-?\d+)\s*", part)
         try:
             found.append(2.0 ** int(power[1]) if power else float(part))
-        except ValueError:
+        except (ValueError, OverflowError):
             found.append(0.0)
         if not 0 < found[-1] < float("inf"):
             raise ConfigError(
@@ -131,7 +133,7 @@ _COMPARE = Flag("compare", "the same without base_width and the like, too; it do
 COMMANDS = (
     Command(
         "scaling coordcheck",
-        f"do activations keep their size as the model grows (muP)? exit 0 if they do, {FAILED} if not",
+        f"do activations keep their size as the model grows (muP)? exit 0 if they do, {CHECK_FAILED} if not",
         _coordcheck,
         (
             _CONFIG,
@@ -146,7 +148,7 @@ COMMANDS = (
     ),
     Command(
         "scaling lr_transfer",
-        f"does the best learning rate stay where it is as the model grows? exit 0 if it does, {FAILED} if not",
+        f"does the best learning rate stay where it is as the model grows? exit 0 if it does, {CHECK_FAILED} if not",
         _lr_transfer,
         (
             _CONFIG,

@@ -85,6 +85,10 @@ class Interrupted(PretrainxError):
     shared = True
 
 
+# The exit code of a check that was made, and that what it is of does not pass: a result, and nothing to be shown as an error.
+CHECK_FAILED = 9
+
+
 def close(name: str, names) -> str:
     """The one of `names` that is most like this one; "" where none is close."""
     import difflib

@@ -46,10 +46,14 @@ class Scaled:
 
     @property
     def score_scale(self) -> float | None:
-        """Of attention scores; None is 1 / sqrt(K)."""
+        """Of attention scores; None is 1 / sqrt(K).
+
+        Queries and keys come to agree as they learn, so scores are to fall as base K / K from what they are at the base,
+        whether or not they are divided by sqrt(K) there.
+        """
         if self.grown == 1:
             return None if self.scaled_attention else 1.0
-        return self.grown * self.head_size**-0.5 if self.scaled_attention else self.grown
+        return self.grown * self.head_size**-0.5 if self.scaled_attention else self.grown**2
 
     def query_std(self, std: float) -> float:
         return 0.0 if self.zero_init else std

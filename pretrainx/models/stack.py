@@ -165,7 +165,7 @@ class StackConfig(Scaled):
         """Standard deviations of the matrices of block number `layer` (from 0; may be traced) in a stack of `depth` blocks."""
         if self.initial == "fan_in":  # T5's rule: without 1 / sqrt(K) in the scores, queries start that much smaller
             to_heads, of_heads = self.width**-0.5, (self.heads * self.head_size) ** -0.5
-            query = to_heads if self.scaled_attention else to_heads * self.head_size**-0.5
+            query = to_heads if self.scaled_attention else to_heads * (self.base_head_dim or self.head_size) ** -0.5
             return Spread(self.query_std(query), to_heads, of_heads, to_heads, self.mlp_size**-0.5)
         # The sum of 2 L branches keeps the scale of one; where they are multiplied by base_depth / depth, L is the base's.
         std = self.hidden_std

@@ -195,7 +195,7 @@ def _ticks(axes, axis: Axis, side, cells: bool) -> None:
         side.set_major_locator(FixedLocator(ticks))
     elif axis.scale == "log2":
         first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
-        side.set_major_locator(FixedLocator([2.0**k for k in range(first, last + 1, 1 + (last - first) // 10)]))
+        side.set_major_locator(FixedLocator([2.0**k for k in range(first, last + 1, max(1, 1 + (last - first) // 10))]))
     else:
         side.set_major_locator(MaxNLocator(5))
     side.set_major_formatter(FuncFormatter(lambda value, _: _word(value, axis)))

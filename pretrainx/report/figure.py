@@ -1,4 +1,7 @@
-"""What all figures of pages share: colours, style, and the way from a matplotlib figure to SVG text inside a page."""
+"""What all figures of pages share: colours, style, and the way from a matplotlib figure to SVG text inside a page.
+
+matplotlib is imported here, in charts and curves beside this file, and in evals/curve_picture, nowhere else.
+"""
 
 from __future__ import annotations
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core.errors import ConfigError, DataError
-from pretrainx.scaling.budgets import by_budget, cost
+from pretrainx.scaling.budgets import by_budget, cost, named
 from pretrainx.scaling.fit_options import FitOptions
 from pretrainx.scaling.fits import Fit
 from pretrainx.scaling.laws import FORMS
 from pretrainx.scaling.table import Table
 from pretrainx.scaling.table import table as make_table
 
+OF_BEST = ("curve", "envelope")  # methods that are fitted to the lowest of many rows
 DETERMINED = 3  # points go exactly through L*(C), and leave no residual
 
 
@@ -25,20 +26,21 @@ def samples(fit: Fit, table: Table, options: FitOptions, method: Any) -> tuple[n
     method: the module of the fit's method; `refit(fit, table)`, or `refit_many(fit, tables)` where it can do many at once.
 
     resample "run" draws as many runs as there are, with replacement, and takes all rows of each: rows of one run are points of
-    one curve and are not independent. Isoflop minima: runs are drawn within their budgets, so that every budget stays. L*(C):
-    of the best runs alone, since the best of fewer runs is worse on average; each lies on the law but for the residual of one
-    that is drawn. resample "noise" adds normal noise to log losses: of size options.noise, else of each row's
-    standard error (Porian et al. 2024, appendix).
+    one curve and are not independent. Isoflop minima: runs are drawn within their budgets, so that every budget stays.
+    resample "noise" adds normal noise to log losses: of size options.noise, else of each row's standard error (Porian et al.
+    2024, appendix). L*(C) and envelopes: of the best runs alone, whatever is resampled, since the best of fewer runs is worse
+    on average, and the best of noisier ones better; see `about_law`.
 
     Raises:
       ConfigError: noise of unknown size.
     """
+    if options.method == "isoflop":
+        table = named(table)
     if options.method == "isoflop" and options.window:
         # The window of the whole table stays: about the lowest of fewer sizes it would reach farther, to a biased minimum.
         table = table.take(_within(fit, table))
         fit = replace(fit, options={**fit.options, "window": 0})
-    of_best = options.method == "curve" and options.resample == "run"
-    tables = list(about_law(fit, options) if of_best else replicates(table, options))
+    tables = list(about_law(fit, options) if options.method in OF_BEST else replicates(table, options))
     many = getattr(method, "refit_many", None)
     values = many(fit, tables) if many else np.array([_refitted(method, fit, one) for one in tables])
     values = values.reshape(-1, len(fit.values))
@@ -48,18 +50,27 @@ def samples(fit: Fit, table: Table, options: FitOptions, method: Any) -> tuple[n
 
 def about_law(fit: Fit, options: FitOptions) -> Iterator[Table]:
     """options.replicates tables of a row for each point of a frontier: what its laws say, times a drawn point's residuals in N,
-    D and L together, which are scaled up by the degrees of freedom; none where the points determine the laws."""
-    points = fit.diagnostics["minima"]
-    if len(points) <= DETERMINED:
+    D and L together, which are scaled up by the degrees of freedom; none where the points determine the laws. With seed noise
+    the losses are the measured ones and their noise."""
+    best = best_runs(fit)
+    noisy = _noisy(best, options) if options.resample == "noise" else None
+    if len(best) <= DETERMINED and noisy is None:
         return
-    flops, *reached = (np.array([one[name] for one in points]) for name in ("flops", "parameters", "tokens", "loss"))
-    law = np.array(FORMS["frontier"].optimum(fit.values, flops))
-    freedom = len(points) - np.array([[2.0], [2.0], [3.0]])  # values of each of the three
-    residual = np.log(np.array(reached) / law) * np.sqrt(len(points) / freedom)
+    law = np.array(FORMS["frontier"].optimum(fit.values, best.flops))
+    freedom = np.maximum(len(best) - np.array([[2.0], [2.0], [3.0]]), 1.0)  # values of each of the three
+    residual = np.log(np.array([best.parameters, best.tokens, best.loss]) / law) * np.sqrt(len(best) / freedom)
     for number in range(options.replicates):
-        drawn = np.random.default_rng([options.seed, number]).integers(len(points), size=len(points))
-        parameters, tokens, loss = law * np.exp(residual[:, drawn])
-        yield make_table(parameters, tokens, loss, flops, budget=flops)
+        random = np.random.default_rng([options.seed, number])
+        parameters, tokens, loss = law * np.exp(residual[:, random.integers(len(best), size=len(best))])
+        loss = loss if noisy is None else noisy(random).loss
+        yield replace(best, parameters=parameters, tokens=tokens, loss=loss)
+
+
+def best_runs(fit: Fit) -> Table:
+    """A row for each point that a frontier was fitted through."""
+    points = [one for one in fit.diagnostics.get("minima") or fit.diagnostics["envelope"] if one.get("used", True)]
+    column = lambda name: np.array([one[name] for one in points])
+    return make_table(*map(column, ("parameters", "tokens", "loss", "flops")), error=column("error"))
 
 
 def _within(fit: Fit, table: Table) -> np.ndarray:

@@ -1,14 +1,25 @@
-"""One process trains a run at a time: a lock per run, which its queue and its process hold, and the kernel frees."""
+"""One process trains a run at a time: a lock per run, which its queue and its process hold, and the kernel frees.
+
+    python -m pretrainx.scaling.claims DIR/runs/ID.lock COMMAND ...
+
+becomes the command with the lock held, and ends with exit code 1 where another process has it.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from pathlib import Path
+
+from pretrainx.scaling.manifest import Run, workdir
 
 try:
     import fcntl
 except ImportError:  # no POSIX system
     fcntl = None
+
+ABSENT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system without flock answers
 
 
 class Claim:
@@ -25,6 +36,11 @@ class Claim:
         os.close(self.descriptor)
 
 
+def lock_path(directory: Path, run: Run) -> Path:
+    """DIR/runs/ID.lock"""
+    return workdir(directory, run).with_name(f"{run.id}.lock")
+
+
 def claim(path: Path) -> Claim | None:
     """The lock on a file, which is made; None where another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,4 +51,30 @@ def claim(path: Path) -> Claim | None:
         except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError as error:
+            if error.errno not in ABSENT:
+                os.close(descriptor)
+                raise
     return Claim(descriptor)
+
+
+def taken(path: Path) -> bool:
+    """Whether another process has the lock now."""
+    held = claim(path)
+    if held is not None:
+        held.release()
+    return held is None
+
+
+def main(words: list[str]) -> int:
+    path, *command = words
+    held = claim(Path(path))
+    if held is None:
+        print(f"{path}: another process trains this run", file=sys.stderr)
+        return 1
+    os.set_inheritable(held.descriptor, True)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -20,9 +20,9 @@ from pretrainx.scaling.status import Standing
 
 METRIC = "held_out/loss"
 COLUMNS = (
-    "run", "status", "objective", "seed", "budget", "parameters", "parameters_hidden", "parameters_active", "tokens", "unit",
-    "unique_tokens", "flops", "flops_6nd", "convention", "loss", "loss_error", "bits_per_byte", "learning_rate", "batch_size",
-    "steps", "seconds", "mfu", "config", "version",
+    "run", "status", "objective", "seed", "budget", "parameters", "parameters_hidden", "parameters_active", "counted", "tokens",
+    "unit", "unique_tokens", "flops", "flops_6nd", "convention", "loss", "loss_error", "bits_per_byte", "learning_rate",
+    "batch_size", "steps", "seconds", "mfu", "config", "version",
 )  # fmt: skip
 Row = dict[str, Any]
 
@@ -34,7 +34,7 @@ def collect(directory: Path, standings: Mapping[str, Standing] | None = None) ->
     """
     directory, known = Path(directory), standings or {}
     study = manifest.read(directory)
-    metric = study.study.get("metric") or METRIC
+    metric = metric_of(study.study)
     rows, points = [], []
     for run in study.runs:
         found = known.get(run.id) or status.standing(directory, run)
@@ -48,6 +48,29 @@ def collect(directory: Path, standings: Mapping[str, Standing] | None = None) ->
     write(directory / "results", rows)
     write(directory / "curves", points)
     return rows
+
+
+def metric_of(study: Mapping[str, Any]) -> str:
+    """What the loss of a run is, of the section `study`."""
+    return study.get("metric") or METRIC
+
+
+def evaluated(workdir: Path) -> list[str]:
+    """What evaluations of a run measured, as config.study.metric may name it."""
+    records = json_lines.read_metrics(workdir / "metrics.jsonl")
+    names = {name.removeprefix("eval/") for record in records for name in record if name.startswith("eval/")}
+    return sorted(name for name in names if not name.endswith("_error"))
+
+
+def lacks(directory: Path, study: manifest.Manifest, run: manifest.Run) -> str:
+    """What to say of a run that is done and was never evaluated by the study's metric; "" where it was."""
+    metric, found = metric_of(study.study), evaluated(manifest.workdir(directory, run))
+    if metric in found:
+        return ""
+    return (
+        f"{run.id}: no {metric}, by which runs are compared; evaluated were: {', '.join(found) or 'nothing'}. "
+        "The same `scaling plan` with --config.study.metric=NAME chooses another one, and no run is lost"
+    )
 
 
 def row_of(directory: Path, run: manifest.Run, found: Standing, records: Sequence[Mapping[str, Any]]) -> Row:
@@ -81,7 +104,7 @@ def at_step(facts: Row, record: Mapping[str, Any], metric: str, steps: int) -> R
     behind = record["step"] / steps
     scaled = {name: facts[name] and facts[name] * behind for name in ("tokens", "flops", "flops_6nd")}
     repeated = facts["unique_tokens"] and min(facts["unique_tokens"], scaled["tokens"])
-    split = metric.rpartition("/")[0]
+    split = metric.partition("/")[0]
     return facts | scaled | {
         "unique_tokens": repeated,
         "steps": record["step"],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
+from pretrainx.core import json_lines
 from pretrainx.core.readable import duration, quantity, size
 from pretrainx.runs import recipe as recipes
 from pretrainx.scaling.manifest import Manifest, Run
@@ -89,11 +89,7 @@ def row(run: Run, rate: float | None) -> tuple[str, ...]:
 
 def measured(directory: Path) -> float | None:
     """FLOP/s that runs of the study that are done have reached, evaluation and saving included; None where none is done."""
-    path = directory / "results.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError):
-        return None
+    rows = json_lines.read(directory / "results.jsonl")
     done = [found for found in rows if found.get("status") == "done" and found.get("seconds") and found.get("flops")]
     return sum(found["flops"] for found in done) / sum(found["seconds"] for found in done) if done else None
 

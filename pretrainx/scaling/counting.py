@@ -36,11 +36,6 @@ class Counts:
     unit: str = "token"
     units_per_row: float = 1.0
 
-    @property
-    def per_row(self) -> float | None:
-        """Training FLOPs of a row of the batch by "model"; None where the objective does not count."""
-        return self.flops[MODEL] * self.units_per_row if self.flops else None
-
 
 def count(recipe: Recipe, about: About) -> Counts:
     """Of a recipe for data that say `about` themselves; `runs.assumed.about` says it where there are none.

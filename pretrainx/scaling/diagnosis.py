@@ -8,6 +8,7 @@ import numpy as np
 
 from pretrainx.scaling.form import ALPHA, BETA, A, B, E
 from pretrainx.scaling.optimise import Found, Problem
+from pretrainx.scaling.outliers import TO_NORMAL
 
 AGREES, NEAR = 1e-4, 1e-3  # of the objective, relative
 VANISHED = 1e-4  # of the loss, at every row: the term plays no part
@@ -22,7 +23,7 @@ def of(problem: Problem, found: Found, best: np.ndarray, objective: float) -> di
     objective: the sum of residual terms. agreement: the share of starts whose objective is within 1e-4 of it, relative; spread:
     least and most of each value over those within 1e-3. gradient: its norm over the objective. condition: of the Hessian in
     logs of scales and plain exponents, as published fits have them; centred_condition: the same measured from the middle of
-    the rows, where it is small for a table that determines the law.
+    the rows, where it is small for a table that determines the law. scatter: of the rows about the law, see `scatter`.
     """
     held = problem.held
     tiny = 1e-20  # a law without noise has the objective 0
@@ -50,6 +51,7 @@ def of(problem: Problem, found: Found, best: np.ndarray, objective: float) -> di
         notes.append(f"at its bound: {', '.join(bounds)}")
     return {
         "objective": objective,
+        "scatter": {"loss": scatter(problem, best)},
         "starts": len(found.objective),
         "agreement": float(np.mean(reached)),
         "spread": {
@@ -62,6 +64,15 @@ def of(problem: Problem, found: Found, best: np.ndarray, objective: float) -> di
         "bounds_hit": bounds,
         "notes": tuple(notes),
     }
+
+
+def scatter(problem: Problem, best: np.ndarray) -> float:
+    """The standard deviation of log loss about the law: of a normal with the median absolute deviation of the rows, scaled by
+    the degrees of freedom. Few rows that are far off do not move it."""
+    measured = problem.measured[0]
+    away = measured - problem.form.gradient(problem.held.full(best)[None], problem.x, problem.y, problem.u)[0][0]
+    left = max(len(away) - len(problem.held.free), 1)
+    return float(TO_NORMAL * np.median(np.abs(away - np.median(away))) * np.sqrt(len(away) / left))
 
 
 def _condition(hessian: np.ndarray, above: np.ndarray) -> float:

@@ -26,14 +26,14 @@ def fit(table: Table, options: FitOptions) -> Fit:
     refusals.check_values(table)
     refusals.check_sizes(table, "approach 1")
     rows = _rows(table, options)
-    reached = lambda row: {name: float(getattr(table, name)[row]) for name in COLUMNS}
+    reached = lambda row: {name: float(getattr(table, name)[row]) for name in (*COLUMNS, "error")}
     envelope = [{"row": int(row), "run": table.runs[row], **reached(row)} for row in rows]
     return frontier_form.fit_through(_points(table, rows), table, rows, options, envelope=envelope)
 
 
 def refit(fit: Fit, table: Table) -> np.ndarray:
-    """float64[P]: the same fit of a resampled table. DataError where its envelope has too few points."""
-    return frontier_form.refit_through(fit, _points(table, _rows(table, FitOptions(**fit.options))))
+    """float64[P]: the same laws along another envelope, a row for each of its points."""
+    return frontier_form.refit_through(fit, _points(table, slice(None)))
 
 
 def _points(table: Table, rows) -> Points:

@@ -5,6 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 METHODS = ("parametric", "isoflop", "envelope", "curve")
+_ALL = ("method", "fixed", "seed", "replicates", "resample", "noise")
+_OUTLIERS = ("outliers", "threshold")
+# Which fields each method reads; another one may only have its default.
+READS = {
+    "parametric": (*_ALL, *_OUTLIERS, "form", "equal", "residual", "delta", "penalty", "starts", "near"),
+    "isoflop": (*_ALL, *_OUTLIERS, "window", "minimum", "scale", "weights"),
+    "envelope": (*_ALL, "hull", "bins"),
+    "curve": _ALL,
+}
 FORMS = ("chinchilla", "additive", "kaplan", "shared", "data_constrained")
 RESIDUALS = ("huber", "log_mse", "mse", "asymmetric")
 

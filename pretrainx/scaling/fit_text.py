@@ -9,7 +9,7 @@ import numpy as np
 from pretrainx.scaling import delta
 from pretrainx.scaling.fits import Fit
 from pretrainx.scaling.laws import FORMS
-from pretrainx.scaling.presets import GOPHER, PRESETS
+from pretrainx.scaling.presets import DOMAINS, GOPHER, PRESETS, TEXT
 
 NORMAL = 1.6449  # standard deviations on each side of a normal's middle 90%
 REACH = 10.0  # the optimum is shown at the largest budget fitted, and at this many times it
@@ -109,7 +109,13 @@ def _presets(budget: float) -> list[str]:
         rows.append((name, _count(size), _count(tokens), reached, *ratios))
     size = (budget / (6 * RULE)) ** 0.5
     rows.append(("20:1 rule", _count(size), _count(RULE * size), "", f"{RULE:g}", f"{RULE:g}"))
-    return [*aligned(rows), "these are of text in tokens and C = 6 N D: other data and counts have other laws"]
+    known = {**{f"text ({name})": pair for name, pair in TEXT.items()}, **DOMAINS}
+    elsewhere = "; ".join(f"{name} {a:g} / {b:g}" for name, (a, b) in known.items())
+    return [
+        *aligned(rows),
+        "these are of text in tokens and C = 6 N D: other data and counts have other laws",
+        f"published a / b of N* ~ C^a and D* ~ C^b: {elsewhere}",
+    ]
 
 
 def _minima(fit: Fit) -> list[str]:

@@ -36,6 +36,9 @@ class Cost:
         return np.exp(inside + slope * beyond)
 
 
+OF_FILE = ("status", "where")  # rules by which rows never get into a table: their numbers are those of its file
+
+
 @dataclass(frozen=True)
 class Dropped:
     """A row that a fit left out: its number in the table, its run, the rule by name, and the reason in words."""

@@ -26,8 +26,9 @@ def fit(table: Table, options: FitOptions = FitOptions(), left_out: Sequence[Dro
     outliers, and what the method itself leaves out.
 
     Raises:
-      DataError: the table allows no such fit. ConfigError: options that do not go together.
+      DataError: the table allows no such fit. ConfigError: options that do not go together, or that the method does not read.
     """
+    refusals.check_options(options)
     refusals.check_values(table)
     method = METHODS[options.method]
     found = method.fit(table, options)

@@ -18,6 +18,8 @@ from pretrainx.scaling.fits import Cost
 # Coordinates of the surface, in this order: logs of the three terms' scales, the two exponents, the outer power.
 E, A, B, ALPHA, BETA, POWER, DATA_RETURN, SIZE_RETURN = range(8)
 SCALED_BY = {A: ALPHA, B: BETA}
+REACH = 12.0  # of the first grid for an optimum, in ln N on each side
+COARSE = 8  # such grids at most, each about the lowest point of the one before
 NOTHING = -1e4  # a coordinate e with which the term E is zero to the last bit, beside any loss
 
 
@@ -174,11 +176,21 @@ class Form:
         """
         u = None if unique is None else np.log(np.asarray(unique, np.float64))[..., None]
         size = np.broadcast_to(size, np.broadcast_shapes(np.shape(size), budget.shape))
-        reach, count = 12.0, 601
-        while reach > 1e-10:
+
+        def lowest(size, reach: float, count: int):
+            """ln N of the lowest of `count` points about each size, and whether one lies at an end of its points."""
             offsets = np.linspace(-reach, reach, count)
             x = size[..., None] + offsets
             y = np.log(budget[..., None] / cost.per_token(np.exp(x)))
-            lowest = np.argmin(np.nan_to_num(self.log_loss(theta, x, y, u), nan=np.inf), -1)
-            size, reach, count = size + offsets[lowest], reach / (count // 2) * 1.5, 41
+            found = np.argmin(np.nan_to_num(self.log_loss(theta, x, y, u), nan=np.inf), -1)
+            return size + offsets[found], np.any((found == 0) | (found == count - 1))
+
+        # Far from the sizes whose cost was measured, the first guess is off by powers of ten.
+        for _ in range(COARSE):
+            size, at_an_end = lowest(size, REACH, 601)
+            if not at_an_end:
+                break
+        reach = REACH / 300 * 1.5
+        while reach > 1e-10:
+            size, reach = lowest(size, reach, 41)[0], reach / 20 * 1.5
         return size

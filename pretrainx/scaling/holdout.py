@@ -127,7 +127,7 @@ def hold_out(table: Table, options: FitOptions, last: int = -1) -> HeldOut:
     """Budget number `last` (in order of FLOPs; default the largest) predicted from all below it.
 
     Raises:
-      DataError: too few budgets below, or the fit's own refusals.
+      DataError: too few budgets below, too few sizes in it, or the fit's own refusals.
     """
     groups = budgets.by_budget(table)
     groups = groups[: len(groups) + 1 + last if last < 0 else last + 1]
@@ -140,8 +140,16 @@ def hold_out(table: Table, options: FitOptions, last: int = -1) -> HeldOut:
             do="run more budgets, or name them by a column: --columns=budget:COLUMN",
         )
     known, held = table.take(np.concatenate(below)), table.take(groups[-1])
+    if (sizes := len(np.unique(held.parameters))) < isoflop.LEAST:
+        raise DataError(
+            "what the held-out budget reaches at its best is not known",
+            where=f"{table.source or 'the table'}, C = {budgets.cost(table, groups[-1]):.4g}",
+            why=f"it has {sizes} size{'' if sizes == 1 else 's'}, such as a ladder's; {isoflop.LEAST} are the least that show "
+            "where the best one lies",
+            do="run more sizes at this budget",
+        )
     reached, before = best_of(held), best_of(table.take(below[-1]))
-    found = fit(known, options)
+    found = fit(known, options, budgets.without(table))
     said = predictions.best(found, [reached.budget], noise=predictions.scatter(found, known))[0]
     low, high = said.loss_reach or (np.nan, np.nan)
     return HeldOut(

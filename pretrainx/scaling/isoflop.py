@@ -22,7 +22,7 @@ from pretrainx.scaling.table import Table
 LEAST = 3  # sizes of a budget, and budgets of a fit
 WINDOWS = (0, 2, 3, 5)  # of which a is reported, beside the one that was asked for
 DRAWS = 1000  # of noise, for the standard error of a minimum
-DRAWN = 41  # points of a curve that is kept for pictures
+FEWER = 100  # of them, in each replicate
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def fit(table: Table, options: FitOptions) -> Fit:
     used = [one for one in found if not one.reason]
     reasons = [f"C = {one.flops:.3g}, {len(one.rows)} rows: {one.reason or 'has a minimum'}" for one in found]
     refusals.check_count(table, len(used), LEAST, "budgets with a minimum", reasons)
-    dropped = tuple(
+    edges = tuple(
         Dropped(int(row), table.runs[row], "budget without a minimum", one.reason)
         for one in found
         for row in one.rows
@@ -83,8 +83,8 @@ def fit(table: Table, options: FitOptions) -> Fit:
         table,
         rows,
         options,
-        dropped,
-        minima=[_record(one, options) for one in found],
+        (*budgets.without(table), *edges),
+        minima=list(map(_record, found)),
         windows=_windows(table, options),
     )
 
@@ -92,10 +92,14 @@ def fit(table: Table, options: FitOptions) -> Fit:
 def refit(fit: Fit, table: Table) -> np.ndarray:
     """float64[P]: the fit of a resampled table; minima are weighted as those of the whole table were.
 
+    An Akima minimum of known noise is the median of fewer draws than that of the fit.
+
     DataError where fewer than 3 budgets keep a minimum.
     """
     options = FitOptions(**fit.options)
-    used = [one for one in minima(table, replace(options, weights="none")) if not one.reason]
+    median = options.minimum == "akima" and options.weights == "error"
+    found = minima(table, options if median else replace(options, weights="none"), FEWER)
+    used = [one for one in found if not one.reason]
     refusals.check_count(table, len(used), LEAST, "budgets with a minimum")
     if options.weights == "error":
         whole = [one for one in fit.diagnostics["minima"] if one["used"]]
@@ -105,20 +109,20 @@ def refit(fit: Fit, table: Table) -> np.ndarray:
     return frontier_form.refit_through(fit, _points(used, options))
 
 
-def minima(table: Table, options: FitOptions) -> list[Minimum]:
-    """One for each budget, in order of FLOPs."""
+def minima(table: Table, options: FitOptions, draws: int = DRAWS) -> list[Minimum]:
+    """One for each budget, in order of FLOPs. draws: of noise, where minima are weighted by their errors."""
     groups = [_sizes(table, rows, options) for rows in budgets.by_budget(table)]
     kept = [_window(one, options.window) for one in groups]
     if options.weights == "error":
         kept = _with_noise(kept, table, options)
     generator = np.random.default_rng(options.seed)
     return [
-        _minimum(one.rows, budgets.cost(table, one.rows), near, options, generator)
+        _minimum(one.rows, budgets.cost(table, one.rows), near, options, generator, draws)
         for one, near in zip(groups, kept, strict=True)
     ]
 
 
-def _minimum(rows, flops, near: Sizes, options: FitOptions, generator) -> Minimum:
+def _minimum(rows, flops, near: Sizes, options: FitOptions, generator, count: int) -> Minimum:
     none = Minimum(rows, flops, near)
     if len(near.log_n) < LEAST:
         return replace(none, reason=f"{len(near.log_n)} sizes in reach of its lowest, where a minimum needs {LEAST}")
@@ -140,11 +144,11 @@ def _minimum(rows, flops, near: Sizes, options: FitOptions, generator) -> Minimu
     one = replace(none, parameters=float(np.exp(n)), tokens=float(np.exp(d)), loss=float(value))
     if options.weights == "none":
         return one
-    draws = generator.standard_normal((len(near.y), DRAWS))
+    draws = generator.standard_normal((len(near.y), count))
     noisy = np.stack(both(near.y[:, None] + near.noise[:, None] * draws))
     valid = noisy[:, np.isfinite(noisy).all(axis=0)]
-    if valid.shape[1] < DRAWS / 2:
-        return replace(none, reason=f"only {valid.shape[1]} of {DRAWS} draws of noise leave it a minimum")
+    if valid.shape[1] < count / 2:
+        return replace(none, reason=f"only {valid.shape[1]} of {count} draws of noise leave it a minimum")
     spread = valid.std(axis=1) * (1.0 if options.scale == "log_loss" else np.array([1, 1, 1 / value]))
     if options.minimum == "akima":  # as Porian et al. 2024: what most draws say, where single points decide
         n, d, lowest = np.median(valid, axis=1)
@@ -153,7 +157,7 @@ def _minimum(rows, flops, near: Sizes, options: FitOptions, generator) -> Minimu
     # An interpolant follows every point: its minimum is not known better than a third of the distance of two sizes.
     share = (1 / 3 if options.minimum == "akima" else 1e-6) / (len(near.y) - 1)
     least = share * np.array([np.ptp(near.log_n), np.ptp(near.log_d), 1e-6])
-    return replace(one, errors=tuple(np.maximum(spread, least) * DRAWS / valid.shape[1]))
+    return replace(one, errors=tuple(np.maximum(spread, least) * count / valid.shape[1]))
 
 
 def _sizes(table: Table, rows: np.ndarray, options: FitOptions) -> Sizes:
@@ -222,14 +226,8 @@ def _windows(table: Table, options: FitOptions) -> dict[str, float | None]:
     return exponents
 
 
-def _record(one: Minimum, options: FitOptions) -> dict:
-    """What a report draws: plain numbers."""
-    near, curve = one.within, {}
-    if len(near.log_n) >= LEAST:
-        at = np.linspace(near.log_n[0], near.log_n[-1], DRAWN)
-        loss = drawn(options.minimum, near.log_n, near.y, near.counts, at)
-        loss = np.exp(loss) if options.scale == "log_loss" else loss
-        curve = {"parameters": np.exp(at).tolist(), "loss": loss.tolist()}
+def _record(one: Minimum) -> dict:
+    """What the file of a fit has of it: plain numbers."""
     return {
         "flops": one.flops,
         "rows": one.rows.tolist(),
@@ -239,6 +237,5 @@ def _record(one: Minimum, options: FitOptions) -> dict:
         "tokens": one.tokens,
         "loss": one.loss,
         "errors": list(map(float, one.errors)),
-        "window": np.exp(near.log_n[[0, -1]]).tolist(),
-        "curve": curve,
+        "window": np.exp(one.within.log_n[[0, -1]]).tolist(),
     }

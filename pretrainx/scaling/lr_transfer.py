@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pretrainx.core.errors import ConfigError
 from pretrainx.runs.data import Prepared
 from pretrainx.scaling.widths import losses, resized, rows_of, trainer
 
@@ -64,7 +63,8 @@ class Transfer:
         parts = np.array_split(np.arange(self.curves.shape[-1]), min(20, self.curves.shape[-1]))
         at = self.curves[:, self.best[0]]
         smooth = np.array([at[:, part].mean(1) for part in parts])
-        return [float((smooth[:, number] <= smooth[:, number - 1]).mean()) for number in range(1, len(self.widths))]
+        better = np.isfinite(smooth[:, 1:]) & (smooth[:, 1:] <= smooth[:, :-1])
+        return [float(share) for share in better.mean(0)]
 
     def lines(self) -> list[str]:
         """A table of widths and rates; the lowest loss of a width is marked with *."""
@@ -106,22 +106,15 @@ def measure(
     values: dict[str, Any], data: Prepared, widths: Sequence[int], rates: Sequence[float], steps: int, say: Callable
 ) -> Transfer:
     """Trains the config's model at each width and rate, on the same batches, config.schedule over so many steps."""
-    if len(rates) < 3:
-        raise ConfigError(
-            "a minimum inside the list needs rates on both sides",
-            where="--rates",
-            why=f"{len(rates)} rates",
-            do="name 3",
-        )
-    widths, rates = tuple(sorted(widths)), tuple(sorted(rates))
+    widths, rates = tuple(sorted(widths)), tuple(sorted(set(rates)))
     curves = np.full((len(widths), len(rates), steps), np.inf)
     for number, width in enumerate(widths):
         changed = resized(values, width)
         changed["train"] = {**changed.get("train", {}), "steps": steps}
         one = trainer(changed, data)
-        rows, step = rows_of(data, one.recipe, one.parts), one.step()
+        rows, start, step = rows_of(data, one.recipe, one.parts), one.start(), one.step()
         for place, rate in enumerate(rates):
-            found = losses(one, step, (one.placed(rows.batch(at)) for at in range(steps)), rate)
+            found = losses(start, step, (one.placed(rows.batch(at)) for at in range(steps)), rate)
             curves[number, place, : len(found)] = found
             say(f"width {width}, rate {shown(rate)}: {found[-1]:.4f} after {len(found)} steps")
     return Transfer(widths, rates, curves)

@@ -35,7 +35,7 @@ class Run:
 @dataclass(frozen=True)
 class Manifest:
     """Attributes:
-    kind: "isoflop", "ladder" or "grid".
+    kind: "isoflop", "ladder", "both" (an isoFLOP study and a ladder) or "grid".
     study: the study section as it was resolved.
     facts: of the whole: convention (of FLOPs), counted (what N counts), unit (of D), total FLOPs, notes.
     runs: in the order in which they are started: small ones first.

@@ -12,9 +12,8 @@ from typing import Any
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.whole_file import write_whole
-from pretrainx.scaling import predictions, shapes
+from pretrainx.scaling import inverse, predictions, shapes
 from pretrainx.scaling.fits import Fit
-from pretrainx.scaling.laws import FORMS
 from pretrainx.scaling.manifest import Manifest, Run, identity
 from pretrainx.scaling.planner import planner_of, short, sizes_for, trained
 from pretrainx.scaling.study import StudyConfig
@@ -26,7 +25,8 @@ OFF = 0.1  # |ln N| by which the nearest shape may miss the N that was asked for
 class Next:
     """Attributes:
     run: the run, its facts with the fit's identity in them.
-    loss: what it is predicted to reach, with its shape. notes: what is to be known, a line each.
+    loss: what it is predicted to reach, with its shape; nan where a frontier does not say.
+    notes: what is to be known, a line each.
     """
 
     run: Run
@@ -40,10 +40,13 @@ def next_run(
     budget: float,
     directory: str | Path,
     parameters: float | None = None,
+    noise: float | None = None,
+    unique: float | None = None,
     say: Callable[[str], None] = print,
 ) -> Next:
     """The run of a budget in FLOPs with the study's shape nearest to N* (or to `parameters`), trained for what is left of the
-    budget by the model's own FLOPs, with rate, batch and warm-up by the study's rule and the study's data.
+    budget by the model's own FLOPs, with rate, batch and warm-up by the study's rule and the study's data. noise, unique: as in
+    predictions.best.
 
     Raises:
       ConfigError: the fit counts N or FLOPs otherwise than the study does, or no such run can be.
@@ -59,7 +62,7 @@ def next_run(
             )
     study = strict.parse(StudyConfig, manifest.study, "config.study")
     planner = planner_of(manifest.facts["base"], study, Path(directory), say)
-    best = predictions.best(fit, [budget], noise=predictions.scatter(fit))[0]
+    best = predictions.best(fit, [budget], noise=noise, unique=unique)[0]
     wanted = parameters or best.parameters
     size = shapes.nearest(sizes_for(planner, lambda found: wanted), wanted)
     if size is None:
@@ -74,13 +77,20 @@ def next_run(
     notes = [f"the nearest shape is {shapes.named(size)}, {math.expm1(off):+.1%} in N"] if abs(off) > OFF else []
     notes += predictions.extrapolated(fit, run.facts["parameters"][study.counted], run.facts["tokens"], budget)
     loss = best.loss
-    if fit.form != "frontier":
-        unique = run.facts["unique_tokens"]
-        loss = float(
-            FORMS[fit.form].loss(fit.values, size.parameters, run.facts["tokens"], unique or run.facts["tokens"])
-        )
-    run = replace(run, facts={**run.facts, "predicted_loss": loss})
+    if fit.form == "frontier":
+        if parameters is not None or abs(off) > OFF:
+            loss = math.nan
+            notes.append(f"N is not the frontier's {best.parameters:.4g}, and a frontier says no loss of other sizes")
+    else:
+        tokens = run.facts["tokens"]
+        loss = inverse.loss_at(fit, size.parameters, tokens, run.facts["unique_tokens"] or unique)
+    run = replace(run, facts={**run.facts, "predicted_loss": None if math.isnan(loss) else loss})
     return Next(run, loss, (*notes, *planner.told()))
+
+
+def corpus_of(manifest: Manifest) -> float | None:
+    """How many different units the study's data have; None where that is not known."""
+    return next((run.facts["corpus"] for run in manifest.runs if run.facts.get("corpus")), None)
 
 
 def told(fit: Fit) -> dict[str, Any]:

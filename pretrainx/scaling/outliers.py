@@ -7,7 +7,7 @@ import numpy as np
 from pretrainx.core.errors import ConfigError
 from pretrainx.scaling.budgets import by_budget
 from pretrainx.scaling.fit_options import FitOptions
-from pretrainx.scaling.fits import Dropped, Fit
+from pretrainx.scaling.fits import OF_FILE, Dropped, Fit
 from pretrainx.scaling.laws import FORMS
 from pretrainx.scaling.table import Table
 
@@ -52,7 +52,7 @@ def residuals(table: Table, fit: Fit) -> np.ndarray:
     if fit.method == "parametric":
         law = FORMS[fit.form].loss(fit.values, table.parameters, table.tokens, table.unique)
         residual = np.log(table.loss) - np.log(law)
-        residual[[one.row for one in fit.dropped]] = np.nan
+        residual[[one.row for one in fit.dropped if one.rule not in OF_FILE]] = np.nan
         return residual
     if fit.method == "isoflop":
         return _from_parabolas(table)

@@ -79,11 +79,13 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "head
 def _optima(scene: Scene) -> str:
     fit = scene.fit
     noise = predictions.scatter(fit, scene.table)
-    rows = predictions.best(fit, [fit.range[2][1], scene.target], noise=noise)
+    rows = predictions.best(fit, [fit.range[2][1], scene.target], noise=noise, unique=scene.unique)
     said = "".join(
         f'<p class="note said">{escape(text)}</p>'
         for text in (*fit.diagnostics.get("cautions", ()), *predictions.extrapolated(fit, budget=scene.target))
     )
+    if predictions.asks_unique(fit):
+        said = f'<p class="note said">{escape(answers.supply(fit, scene.unique))}</p>' + said
     return _table(answers.OPTIMA, map(answers.optimum_row, rows), "events") + said
 
 

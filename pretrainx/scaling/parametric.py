@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core.errors import DataError
-from pretrainx.scaling import diagnosis, laws, projection, refusals, starts
+from pretrainx.scaling import budgets, diagnosis, laws, projection, refusals, starts
 from pretrainx.scaling.fit_options import FitOptions
 from pretrainx.scaling.fits import Dropped, Fit
 from pretrainx.scaling.form import Form
@@ -133,20 +133,13 @@ def values_of(problem: Problem, free: np.ndarray) -> np.ndarray:
 def far_from_lowest(table: Table, near: float) -> tuple[Dropped, ...]:
     """Rows whose N is more than a factor `near` from that of their budget's lowest loss; none for 0.
 
-    Rows far from the optimum dominate a parametric fit. DataError where the rows have no budgets.
+    Rows far from the optimum dominate a parametric fit. Rows of no budget, where others have one, are near to nothing.
     """
     if not near:
         return ()
-    if not np.isfinite(table.budget).all():
-        raise DataError(
-            "rows near the minimum of their budget are asked for, and some have no budget",
-            where=refusals.place(table),
-            why=f"near = {near:g}",
-            do="--near=0, or map a column: --columns=budget:COLUMN",
-        )
-    dropped = []
-    for budget in np.unique(table.budget):
-        rows = np.flatnonzero(table.budget == budget)
+    dropped = list(budgets.without(table))
+    for rows in budgets.by_budget(table):
+        budget = budgets.cost(table, rows)
         lowest = table.parameters[rows[np.argmin(table.loss[rows])]]
         for row in rows:
             factor = max(table.parameters[row] / lowest, lowest / table.parameters[row])

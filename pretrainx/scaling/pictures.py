@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 
 from pretrainx.core.errors import ConfigError
+from pretrainx.core.readable import quantity
 from pretrainx.report.charts import GREY, Axis, Grid, Guide, Series, bars, chart
 from pretrainx.scaling import isoflop, predictions
 from pretrainx.scaling.fit_options import FitOptions
-from pretrainx.scaling.fits import Fit
+from pretrainx.scaling.fits import OF_FILE, Fit
 from pretrainx.scaling.holdout import RATIO, HeldOut, best_of
 from pretrainx.scaling.laws import FORMS
 from pretrainx.scaling.minimum import drawn
@@ -36,17 +37,19 @@ class Scene:
     Attributes:
       fit: of `table`, all rows that were read, those left out by the fit among them.
       target: FLOPs to which laws are drawn. held: budgets that were predicted from those below them.
+      unique: how many different tokens there are, as in predictions.optimum.
     """
 
     fit: Fit
     table: Table
     target: float
     held: Sequence[HeldOut] = ()
+    unique: float | None = None
 
     @property
     def outlying(self) -> np.ndarray:
         """int[K]: rows of the table that a rule left out; not those of runs that never got into it."""
-        return np.array([one.row for one in self.fit.dropped if one.rule not in ("status",)], int)
+        return np.array([one.row for one in self.fit.dropped if one.rule not in OF_FILE], int)
 
     @property
     def kept(self) -> Table:
@@ -56,11 +59,33 @@ class Scene:
 
     @property
     def minima(self) -> list[isoflop.Minimum]:
-        """Of each budget of `kept`, by the fit's own window and kind where it is an isoFLOP fit."""
+        """Of each budget of `kept`, by the fit's own window and kind where it is an isoFLOP fit; [] for an envelope, whose rows
+        are the evaluations of each run on its way."""
+        if self.fit.method == "envelope":
+            return []
         chosen = self.fit.options if self.fit.method == "isoflop" else {}
         names = ("window", "minimum", "scale")
         options = FitOptions(method="isoflop", **{name: chosen[name] for name in names if name in chosen})
         return isoflop.minima(self.kept, options)
+
+    @property
+    def points(self) -> np.ndarray:
+        """float64[M, 3]: C, N and D of what the frontier goes through: isoFLOP minima, or the envelope's rows."""
+        used = [(one.flops, one.parameters, one.tokens) for one in self.minima if not one.reason]
+        used += [(one["flops"], one["parameters"], one["tokens"]) for one in self.fit.diagnostics.get("envelope", ())]
+        return np.array(used).reshape(-1, 3)
+
+    @property
+    def best(self) -> list[tuple[float, float]]:
+        """(C, loss) of what L*(C) is held against: the best of each budget of enough sizes to have one, or the envelope."""
+        rows = [one.rows for one in self.minima]
+        rows = [some for some in rows if len(np.unique(self.kept.parameters[some])) >= isoflop.LEAST]
+        found = [(one.budget, one.loss) for one in (best_of(self.kept.take(some)) for some in rows)]
+        return found + [(one["flops"], one["loss"]) for one in self.fit.diagnostics.get("envelope", ())]
+
+    @property
+    def of_points(self) -> str:
+        return "on the envelope" if self.fit.method == "envelope" else "isoFLOP minima"
 
     @property
     def budgets(self) -> np.ndarray:
@@ -70,13 +95,14 @@ class Scene:
     @cached_property
     def laws(self) -> dict[str, tuple]:
         """{"N", "D", "L" or "D/N": (estimate, low, high)}: float64[FEW] each, along the budgets; no bounds: None."""
-        form, budgets, count = FORMS[self.fit.form], self.budgets, len(self.budgets)
+        fit, count = self.fit, len(self.budgets)
 
         def along(values) -> np.ndarray:
-            size, tokens, loss = form.optimum(values, budgets, self.fit.cost)
-            return np.log(np.concatenate([size, tokens, loss, tokens / size]))
+            logs = predictions.along(fit, values, self.budgets, self.unique)
+            return np.concatenate([logs, logs[..., count : 2 * count] - logs[..., :count]], -1)
 
-        estimate, bounds = np.exp(along(self.fit.values)), predictions.intervals(self.fit, along)
+        found = along(fit.samples) if len(fit.samples) >= predictions.FEWEST else None
+        estimate, bounds = np.exp(along(fit.values)), predictions.intervals(fit, along, found=found)
         low, high = (None, None) if bounds is None else map(np.exp, bounds)
         part = lambda array, i: None if array is None else array[i * count : (i + 1) * count]
         return {name: tuple(part(array, i) for array in (estimate, low, high)) for i, name in enumerate(LAWS)}
@@ -95,13 +121,12 @@ def groups(scene: Scene) -> dict[str, list[str]]:
     law = scene.fit.form != "frontier"
     found = {
         "Loss over size, at each budget": [curves(scene)] if any(len(m.within.y) > 2 for m in scene.minima) else [],
-        "Frontier": [frontier(scene, "N"), frontier(scene, "D"), envelope(scene)],
+        "Loss of each size on its way": [ways(scene)] if scene.fit.method == "envelope" else [],
+        "Frontier": [frontier(scene, "N"), frontier(scene, "D"), envelope(scene), ratio(scene)],
         "Predicted and measured": [parity(scene)] + ([plane(scene)] if law else []),
         "Residuals of log loss": remainders(scene),
         "Replicates": replicates(scene),
     }
-    if law:
-        found["Frontier"].append(ratio(scene))
     return {heading: charts for heading, charts in found.items() if charts}
 
 
@@ -130,16 +155,29 @@ def curves(scene: Scene) -> str:
     return chart("isoFLOP curves", scene.of_size, Axis("loss"), series, key="isoflop", note=note, size=(10.6, 4.6))
 
 
+def ways(scene: Scene) -> str:
+    """Every evaluation over the FLOPs spent until it, a line for each run, and those that lie on the envelope."""
+    table, series = scene.table, []
+    sizes = np.unique(table.parameters).tolist()
+    for run in dict.fromkeys(table.runs):
+        rows = np.flatnonzero([one == run for one in table.runs])
+        rows = rows[np.argsort(table.flops[rows])]
+        size = table.parameters[rows[0]]
+        name = f"N {quantity(size)}"
+        series.append(Series(table.flops[rows], table.loss[rows], name, sizes.index(size), marker="o", size=2.5))
+    series.append(Series(*np.array(scene.best).T, scene.of_points, INK, "none", "*", size=8))
+    return chart("Training curves", FLOPS, Axis("loss", "log"), series, key="ways", size=(10.6, 4.6))
+
+
 def frontier(scene: Scene, which: str) -> str:
-    """N*(C) or D*(C): the fit with its interval, minima, presets and the 20:1 rule."""
+    """N*(C) or D*(C): the fit with its interval, its points, presets and the 20:1 rule."""
     fit, budgets, place = scene.fit, scene.budgets, "ND".index(which)
     fitted, low, high = scene.laws[which]
-    used = [one for one in scene.minima if not one.reason]
-    points = np.array([(one.flops, one.parameters, one.tokens) for one in used]).reshape(-1, 3)
+    points = scene.points
     rule = np.array([at_ratio(budget, RATIO, fit.cost) for budget in budgets]) * (RATIO if place else 1)
     series = [
         Series(budgets, fitted, "fit", 0, low=low, high=high),
-        Series(points[:, 0], points[:, 1 + place], "isoFLOP minima", INK, "none", "*", size=8),
+        Series(points[:, 0], points[:, 1 + place], scene.of_points, INK, "none", "*", size=8),
         Series(budgets, rule, f"{RATIO:g} {fit.unit}s per parameter", GREY, "dashed"),
     ]
     for colour, name in enumerate(LINES, 1):
@@ -154,12 +192,12 @@ def frontier(scene: Scene, which: str) -> str:
 def envelope(scene: Scene) -> str:
     """L*(C) with its interval, each budget's best loss, and what was predicted of those that were held out."""
     fitted, low, high = scene.laws["L"]
-    best = [best_of(scene.kept.take(one.rows)) for one in scene.minima]
     held = {one.budget for one in scene.held}
-    free = [one for one in best if one.budget not in held]
+    free = np.array([one for one in scene.best if one[0] not in held]).reshape(-1, 2)
+    named = scene.of_points if scene.fit.method == "envelope" else "best of a budget"
     series = [
         Series(scene.budgets, fitted, "fit", 0, low=low, high=high),
-        Series([one.budget for one in free], [one.loss for one in free], "best of a budget", INK, "none", "*", size=8),
+        Series(free[:, 0], free[:, 1], named, INK, "none", "*", size=8),
     ]
     for one in scene.held:
         series.append(Series([one.budget], [one.actual], "held out: measured", RED, "none", "*", size=8))
@@ -201,13 +239,13 @@ def remainders(scene: Scene) -> list[str]:
 def plane(scene: Scene) -> str:
     """L(N, D) with the compute-optimal line and the runs."""
     fit, table = scene.fit, scene.table
-    size, tokens, _ = predictions.optimum(fit, scene.budgets)
+    size, tokens, _ = predictions.optimum(fit, scene.budgets, scene.unique)
     reach = lambda column, line: (min(column.min(), line.min()) / 1.3, 1.3 * max(column.max(), line.max()))
     x, y = (
         np.geomspace(*reach(column, line), FINE) for column, line in ((table.parameters, size), (table.tokens, tokens))
     )
     sizes, data = np.meshgrid(x, y)
-    values = FORMS[fit.form].loss(fit.values, sizes, data, data)
+    values = FORMS[fit.form].loss(fit.values, sizes, data, scene.unique or data)
     inside = [
         Series(size, tokens, "N*, D*", INK),
         Series(table.parameters, table.tokens, "runs", RED, "none", "o", size=3),
@@ -222,9 +260,8 @@ def parity(scene: Scene) -> str:
     fit, table = scene.fit, scene.table
     held = scene.held[-1] if scene.held else None
     if fit.form == "frontier":
-        best = [best_of(scene.kept.take(one.rows)) for one in scene.minima]
-        actual = np.array([one.loss for one in best])
-        said = predictions.optimum(fit, np.array([one.budget for one in best]))[2]
+        flops, actual = np.array(scene.best).T
+        said = predictions.optimum(fit, flops)[2]
         unseen = None if held is None else ([held.actual], [held.predicted])
     else:
         law = lambda which, rows: FORMS[which.form].loss(which.values, rows.parameters, rows.tokens, rows.unique)
@@ -246,10 +283,11 @@ def replicates(scene: Scene) -> list[str]:
     fit, target = scene.fit, scene.target
     if len(fit.samples) < predictions.FEWEST:
         return []
-    sizes = predictions.drawn(fit, lambda values: FORMS[fit.form].optimum(values, target, fit.cost)[0])[:, 0]
-    best = float(predictions.optimum(fit, target)[0])
-    middle = predictions.exponents(fit, target)
-    pair = np.log(predictions.optimum(fit, target * np.exp(np.array([-0.5, 0.5]) * predictions.DECADE))[0])
+    sizes = np.exp(predictions.along(fit, fit.samples, [target], scene.unique)[:, 0])
+    best = float(predictions.optimum(fit, target, scene.unique)[0])
+    middle = predictions.exponents(fit, target, scene.unique)
+    pair = target * np.exp(np.array([-0.5, 0.5]) * predictions.DECADE)
+    pair = np.log(predictions.optimum(fit, pair, scene.unique)[0])
     at = f"at {target:.3g} FLOPs"
     found = []
     for title, axis, values, said in (

@@ -28,7 +28,8 @@ class Best:
     Attributes:
       parameters, tokens, loss: N*, D*, L*. The `_interval` of each is where the law itself lies, (low, high) at a level, None
         where the fit has neither replicates nor a covariance.
-      loss_reach: (low, high) in which one new run is expected, the scatter of runs about the law included.
+      loss_reach: (low, high) in which one new run is expected, the scatter of runs about the law included; None where that is
+        not known.
       beyond: the budget over the largest that was fitted; above 1 it is extrapolated.
     """
 
@@ -43,9 +44,24 @@ class Best:
     beyond: float = 1.0
 
 
-def optimum(fit: Fit, budget) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """N*, D*, L*: float64[...] at budgets in FLOPs."""
-    return FORMS[fit.form].optimum(fit.values, np.asarray(budget, np.float64), fit.cost)
+def optimum(fit: Fit, budget, unique: float | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """N*, D*, L*: float64[...] at budgets in FLOPs. unique: U, how many different tokens there are; None: no limit."""
+    return FORMS[fit.form].optimum(fit.values, np.asarray(budget, np.float64), fit.cost, unique)
+
+
+def along(fit: Fit, values, budgets: Sequence[float], unique: float | None = None) -> np.ndarray:
+    """float64[..., 3 K]: ln N* at K budgets, then ln D*, then ln L*, of a mapping or of float64[..., P], as replicates are.
+
+    Budgets come one at a time: along a measured cost the search has a grid for each replicate.
+    """
+    form = FORMS[fit.form]
+    found = np.stack([form.optimum(values, np.float64(one), fit.cost, unique) for one in budgets], 1)
+    return np.log(np.moveaxis(found.reshape(-1, *found.shape[2:]), 0, -1))
+
+
+def asks_unique(fit: Fit) -> bool:
+    """Whether the fit's law takes it that a token may be read again."""
+    return getattr(FORMS[fit.form], "asks_unique", False)
 
 
 def drawn(fit: Fit, function: Function) -> np.ndarray:
@@ -55,18 +71,23 @@ def drawn(fit: Fit, function: Function) -> np.ndarray:
 
 
 def intervals(
-    fit: Fit, function: Function, level: float = LEVEL, noise: float | np.ndarray = 0.0
+    fit: Fit,
+    function: Function,
+    level: float = LEVEL,
+    noise: float | np.ndarray = 0.0,
+    found: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """(low, high): float64[K] each, of a float64[K] that `function` computes from the values.
 
     Percentiles of the replicates; where there are too few, normal about the estimate with the delta method's errors. noise: the
-    standard deviation of what is measured about the law, in the function's unit, for the interval of a new measurement. None
-    where the fit has neither replicates nor a covariance and there is no noise.
+    standard deviation of what is measured about the law, in the function's unit, for the interval of a new measurement. found:
+    float64[S, K] of the replicates, where the caller has them all at once. None where the fit has neither replicates nor a
+    covariance and there is no noise.
     """
     at = np.atleast_1d(function(fit.values))
     tail = (1 - level) / 2
-    found = drawn(fit, function) if len(fit.samples) >= FEWEST else None
-    if found is not None:
+    if len(fit.samples) >= FEWEST:
+        found = drawn(fit, function) if found is None else found
         random = np.random.default_rng(0)  # the interval of a fit is a fact about it, the same each time
         moved = found + noise * random.standard_normal(found.shape)
         return tuple(np.nanquantile(moved, (tail, 1 - tail), axis=0))
@@ -77,38 +98,49 @@ def intervals(
     return at - reach, at + reach
 
 
-def interval(fit: Fit, function: Callable, level: float = LEVEL, noise: float = 0.0) -> tuple[float, float] | None:
+def interval(
+    fit: Fit, function: Callable, level: float = LEVEL, noise: float = 0.0, found: np.ndarray | None = None
+) -> tuple[float, float] | None:
     """(low, high) of one number that `function` computes from the values; see `intervals`."""
-    found = intervals(fit, function, level, noise)
+    found = intervals(fit, function, level, noise, found)
     return None if found is None else (float(found[0][0]), float(found[1][0]))
 
 
-def scatter(fit: Fit, table: Table | None = None) -> float:
-    """The standard deviation of log loss about the law, of rows (or of minima, for a frontier) that were fitted; 0: not known.
+def scatter(fit: Fit, table: Table | None = None) -> float | None:
+    """The standard deviation of log loss about the law, of fitted rows (for a frontier, of minima); None: not known.
 
-    The noise between seeds where the fit was told it, else what the fit left over. `table`: of the fitted rows.
+    The noise between seeds where the fit was told it, else what the fit left over. `table`: of the fitted rows; without it,
+    what the fit has of them.
     """
     if fit.options.get("noise"):
         return float(fit.options["noise"])
     if fit.form == "frontier":
-        points, left = fit.diagnostics.get("points", 0), fit.diagnostics.get("scatter", {}).get("loss", 0.0)
-        return left * np.sqrt(points / (points - 3)) if points > 3 else left  # L*(C) has three values
+        points, left = fit.diagnostics.get("points", 0), fit.diagnostics.get("scatter", {}).get("loss")
+        return left * np.sqrt(points / (points - 3)) if left and points > 3 else left  # L*(C) has three values
     if table is None:
-        return 0.0
+        return fit.diagnostics.get("scatter", {}).get("loss")
     law = FORMS[fit.form].loss(fit.values, table.parameters, table.tokens, table.unique)
     away = np.log(table.loss / law)
     return float(1.4826 * np.median(np.abs(away - np.median(away))) * np.sqrt(len(away) / max(len(away) - 5, 1)))
 
 
-def best(fit: Fit, budgets: Sequence[float], level: float = LEVEL, noise: float = 0.0) -> list[Best]:
-    """A row for each budget; noise: of log loss, as `scatter` gives it."""
+def best(
+    fit: Fit,
+    budgets: Sequence[float],
+    level: float = LEVEL,
+    noise: float | None = None,
+    unique: float | None = None,
+) -> list[Best]:
+    """A row for each budget; noise: of log loss, as `scatter` gives it. unique: as in `optimum`."""
     budgets = np.asarray(budgets, np.float64)
-    form, count = FORMS[fit.form], len(budgets)
-    logs = lambda values: np.log(np.concatenate(form.optimum(values, budgets, fit.cost)))
+    count = len(budgets)
+    logs = lambda values: along(fit, values, budgets, unique)
+    losses = lambda values: logs(values)[..., 2 * count :]
     estimate = np.exp(logs(fit.values)).reshape(3, count)
-    law, reach = intervals(fit, logs, level), None
-    if law is not None or noise:
-        reach = intervals(fit, lambda values: logs(values)[2 * count :], level, noise)
+    found = logs(fit.samples) if len(fit.samples) >= FEWEST else None
+    law, reach = intervals(fit, logs, level, found=found), None
+    if noise is not None and (law is not None or noise):
+        reach = intervals(fit, losses, level, noise, None if found is None else found[:, 2 * count :])
     law = None if law is None else np.exp(np.array(law)).reshape(2, 3, count)
     reach = None if reach is None else np.exp(np.array(reach))
     pair = lambda which, i: None if law is None else tuple(law[:, which, i].tolist())
@@ -124,13 +156,13 @@ def best(fit: Fit, budgets: Sequence[float], level: float = LEVEL, noise: float 
     ]
 
 
-def exponents(fit: Fit, budget: float) -> np.ndarray:
+def exponents(fit: Fit, budget: float, unique: float | None = None) -> np.ndarray:
     """float64[S]: a in each replicate: the slope of ln N* over ln C across the decade about a budget.
 
     Not the slope at a point: FLOPs per token have kinks where sizes were measured, at which N* rests or leaps.
     """
     pair = budget * np.exp(np.array([-0.5, 0.5]) * DECADE)
-    found = drawn(fit, lambda values: np.log(FORMS[fit.form].optimum(values, pair, fit.cost)[0]))
+    found = along(fit, fit.samples, pair, unique)
     return (found[:, 1] - found[:, 0]) / DECADE
 
 

@@ -27,7 +27,7 @@ from pretrainx.core.errors import (
     PretrainxError,
 )
 from pretrainx.scaling import collect, manifest, outcome, status
-from pretrainx.scaling.claims import Claim, claim
+from pretrainx.scaling.claims import Claim, claim, lock_path
 from pretrainx.scaling.commands import train_words
 from pretrainx.scaling.live import Live
 from pretrainx.scaling.status import DIVERGED, DONE, FAILED, FINAL, RUNNING, STOPPED, Standing, Verdict
@@ -122,8 +122,7 @@ class Queue:
                 return
             if run.id in trained:
                 continue
-            workdir = manifest.workdir(self.directory, run)
-            held = claim(workdir.with_name(f"{run.id}.lock"))
+            held = claim(lock_path(self.directory, run))
             if held is None:  # another queue's, or a process that a killed queue left
                 self.standings[run.id] = Standing(RUNNING, *self.progress(run))
                 continue
@@ -168,6 +167,13 @@ class Queue:
         self.live.say(
             f"{run.id}: {found.state} at step {found.step}/{found.steps}{loss}{': ' * bool(found.why)}{found.why}"
         )
+        self.collect()
+        if found.state == DONE and (lacking := collect.lacks(self.directory, self.study, run)):
+            self.live.say(f"warning: {lacking}")
+
+    def collect(self) -> None:
+        """Writes the table, in which runs stand as their files say now: another queue may have ended some."""
+        self.look(self.study.runs)
         collect.collect(self.directory, self.standings)
 
     def send(self, number: int) -> None:
@@ -223,7 +229,7 @@ def run(directory: Path, workers: int = 0, retries: int = 2, say: Callable[[str]
     before = {number: signal.signal(number, queue.hear) for number in HEARD}
     try:
         queue.run()
-        collect.collect(directory, queue.standings)
+        queue.collect()
     finally:
         for worker in queue.workers:  # only where this loop itself failed
             worker.process.send_signal(signal.SIGTERM)

@@ -6,11 +6,9 @@ guessed, and no row is left out but by a filter that the caller wrote.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +16,21 @@ import numpy as np
 
 from pretrainx.core.errors import ConfigError, DataError, nearest
 from pretrainx.scaling import manifest
+from pretrainx.scaling.collect import evaluated, metric_of
 from pretrainx.scaling.fits import Dropped
 from pretrainx.scaling.row_filters import accepts
 from pretrainx.scaling.table import Table, table
+from pretrainx.scaling.table_files import Row, rows_of
 
 NEEDED = ("parameters", "tokens", "loss")
 OPTIONAL = ("run", "flops", "error", "budget", "unique", "convention", "counted", "unit")
 TEXTS = ("run", "convention", "counted", "unit")
 MAY_BE_EMPTY = ("error", "budget", "unique")  # one row may know its standard error, and the next not
-_SUFFIXES = {".csv": ",", ".tsv": "\t"}
-_JSON_LINES = (".jsonl", ".ndjson")
 KINDS = (".jsonl", ".csv")  # of a study's tables, the better one first
 # Columns of a study's results.jsonl that are called otherwise in a Table.
 OWN = {"error": "loss_error", "unique": "unique_tokens"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a file: its number in it, from 1 (a CSV's header is line 1), and its cells by column."""
-
-    line: int
-    cells: Mapping[str, Any]
+# Columns that say something of another one.
+OF = {"convention": "flops", "counted": "parameters", "error": "loss", "unique": "tokens"}
 
 
 def read(path: str | Path, columns: Mapping[str, str] | None = None, where: str = "", **facts: str) -> Table:
@@ -46,53 +38,84 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, where: str 
 
     Args:
       columns: {column of a Table, or "run": column of the file}; what is left out is read from a file's column of the same
-        name, if there is one. The right side may be a product of columns and numbers: "flops_per_token*tokens",
-        "n_billion*1e9". Without `flops` C = 6 N D, without `run` each row is a run of its own.
+        name, if there is one, or of a study's name for it. The right side may be a product of columns and numbers:
+        "flops_per_token*tokens", "n_billion*1e9". Without `flops` C = 6 N D, without `run` each row is a run of its own.
       where: filters that all must hold, as row_filters.accepts reads them.
-      facts: convention, counted, unit, where no column says them.
+      facts: convention, counted, unit; they win over what a column says.
 
     Raises:
       ConfigError: a map or filter that cannot be meant. DataError: an unreadable file or cell, no row, pooled conventions.
     """
     path = Path(path)
-    rows = _rows(path)
-    kept = accepts(where, tuple(rows[0].cells), str(path))
-    chosen = [row for row in rows if kept(row.cells)]
-    if not chosen:
-        raise DataError(
-            "the filter leaves no row",
-            where=f"--where={where}",
-            why=f"{path} has {len(rows)} rows",
-            do="relax it; values are compared as they are written",
-        )
-    return _table(chosen, _sources(rows[0], columns or {}, path), path, where, facts)
+    rows = rows_of(path)
+    return _table(_filtered(rows, where, path), _sources(rows[0], columns or {}, path), path, where, facts)
 
 
-def read_results(directory: str | Path, curves: bool = False) -> Table:
+def read_results(directory: str | Path, curves: bool = False, where: str = "") -> Table:
     """The runs of a study that are done, from DIR/results.jsonl, else .csv; with `curves` all of their evaluations, a row each,
-    from DIR/curves.jsonl."""
+    from DIR/curves.jsonl. where: as `read` takes it."""
     path = _results(directory, "curves" if curves else "results")
-    done = [row for row in _rows(path) if row.cells.get("status") == "done"]
+    done = [row for row in rows_of(path) if row.cells.get("status") == "done"]
     if not done:
         raise DataError(
             "no run of this study is done",
             where=str(path),
             why="a fit reads the rows whose status is done",
-            do=f"pretrainx scaling run --workdir={directory}",
+            do=_trained(directory),
         )
-    own = {name: column for name, column in OWN.items() if column in done[0].cells}
-    said = manifest.read(directory).facts if (Path(directory) / manifest.NAME).is_file() else {}
-    return _table(done, _sources(done[0], own, path), path, "", {"counted": said.get("counted", "")})
+    planned = manifest.read(directory) if (Path(directory) / manifest.NAME).is_file() else None
+    reached = [row for row in done if _reached(row)]
+    if not reached:
+        measured = evaluated(Path(directory) / "runs" / str(done[0].cells.get("run")))
+        raise DataError(
+            f"no run that is done has {metric_of(planned.study if planned else {})}",
+            where=str(path),
+            why="a fit reads it at a run's last step, and takes a finite number above 0; "
+            f"evaluated were: {', '.join(measured) or 'nothing'}",
+            do="the same `scaling plan` with --config.study.metric=NAME, then `scaling run --collect`",
+        )
+    said = planned.facts if planned else {}
+    chosen = _filtered(reached, where, path)
+    return _table(chosen, _sources(done[0], {}, path), path, where, {"counted": said.get("counted", "")})
 
 
-def unfinished(directory: str | Path) -> tuple[Dropped, ...]:
+def where_of(source: str) -> str:
+    """The filter by which rows of a study were read whose Table has this source; "" for other files."""
+    path, _, where = source.partition(" where ")
+    return where if Path(path).name in [name + kind for name in ("results", "curves") for kind in KINDS] else ""
+
+
+def unfinished(directory: str | Path, curves: bool = False, where: str = "") -> tuple[Dropped, ...]:
     """The runs of a study that read_results leaves out, such as those that diverged; `row` is the row of the file."""
-    rows = enumerate(_rows(_results(directory)))
-    return tuple(
-        Dropped(number, str(row.cells.get("run")), "status", f"the run is {row.cells.get('status')!r}, not done")
-        for number, row in rows
-        if row.cells.get("status") != "done"
-    )
+    found = []
+    for number, row in enumerate(rows_of(_results(directory))):
+        state, why = row.cells.get("status"), ""
+        if state != "done":
+            why = f"the run is {state!r}, not done"
+        elif not _reached(row):
+            why = f"done, but no held-out loss at its last step that is above 0: {row.cells.get('loss')!r}"
+        if why:
+            found.append(Dropped(number, str(row.cells.get("run")), "status", why))
+    if not where:
+        return tuple(found)
+    path = _results(directory, "curves" if curves else "results")
+    rows = rows_of(path)
+    kept = accepts(where, tuple(rows[0].cells), str(path))
+    for number, row in enumerate(rows):
+        if row.cells.get("status") == "done" and _reached(row) and not kept(row.cells):
+            found.append(Dropped(number, str(row.cells.get("run")), "where", f"--where={where}"))
+    return tuple(found)
+
+
+def _reached(row: Row) -> bool:
+    """Whether a row of a study has a loss that a law can be fitted to."""
+    loss = _number(row.cells.get("loss"))
+    return loss is not None and 0 < loss < math.inf
+
+
+def _trained(directory: str | Path) -> str:
+    of_study = f"pretrainx scaling run --workdir={directory}"
+    return f"{of_study} trains the runs; {of_study} --collect gathers those that were trained elsewhere"
 
 
 def column_map(text: str) -> dict[str, str]:
@@ -113,6 +136,19 @@ def column_map(text: str) -> dict[str, str]:
     return found
 
 
+def _filtered(rows: list[Row], where: str, path: Path) -> list[Row]:
+    kept = accepts(where, tuple(rows[0].cells), str(path))
+    chosen = [row for row in rows if kept(row.cells)]
+    if not chosen:
+        raise DataError(
+            "the filter leaves no row",
+            where=f"--where={where}",
+            why=f"{path} has {len(rows)} rows",
+            do="relax it; values are compared as they are written",
+        )
+    return chosen
+
+
 def _results(directory: str | Path, name: str = "results") -> Path:
     for kind in KINDS:
         if (path := Path(directory) / (name + kind)).is_file():
@@ -121,69 +157,14 @@ def _results(directory: str | Path, name: str = "results") -> Path:
         f"this study has no {name}",
         where=str(directory),
         why=f"there is neither {' nor '.join(name + kind for kind in KINDS)}",
-        do=f"pretrainx scaling run --workdir={directory}",
+        do=_trained(directory),
     )
-
-
-def _rows(path: Path) -> list[Row]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError("the table cannot be read", where=str(path), why=str(error), do="name another file") from error
-    if path.suffix in _SUFFIXES:
-        rows = _delimited(text, _SUFFIXES[path.suffix], path)
-    elif path.suffix in _JSON_LINES:
-        rows = _json_lines(text, path)
-    else:
-        known = ", ".join((*_SUFFIXES, *_JSON_LINES))
-        raise DataError("the kind of table is not known", where=str(path), why=f"known: {known}", do="rename it")
-    if not rows:
-        raise DataError("the table is empty", where=str(path), why="it has no row", do="name another file")
-    return rows
-
-
-def _delimited(text: str, delimiter: str, path: Path) -> list[Row]:
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
-    header = [name.strip() for name in next(reader, [])]
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise DataError("two columns have one name", where=f"{path}, line 1", why=repr(twice), do="rename one")
-    rows = []
-    for cells in reader:
-        if not cells:
-            continue  # a blank line
-        if len(cells) != len(header):
-            raise DataError(
-                "a row is longer or shorter than the header",
-                where=f"{path}, line {reader.line_num}",
-                why=f"{len(cells)} cells, {len(header)} columns",
-                do="mend the file; cells that hold the delimiter are quoted",
-            )
-        rows.append(Row(reader.line_num, dict(zip(header, cells, strict=True))))
-    return rows
-
-
-def _json_lines(text: str, path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line)
-        except ValueError as error:
-            cells = str(error)
-        if not isinstance(cells, dict):
-            why = cells if isinstance(cells, str) else f"{type(cells).__name__}, not an object"
-            raise DataError("a line is no JSON object", where=f"{path}, line {number}", why=why, do="mend the file")
-        rows.append(Row(number, cells))
-    columns = dict.fromkeys(name for row in rows for name in row.cells)
-    return [Row(row.line, {name: row.cells.get(name) for name in columns}) for row in rows]
 
 
 def _sources(first: Row, columns: Mapping[str, str], path: Path) -> dict[str, str]:
     """{column of a Table: product of columns and numbers} of all that the file can give."""
     known = NEEDED + OPTIONAL
-    found = {name: columns.get(name, name) for name in known if name in columns or name in first.cells}
+    found = {name: source for name in known if (source := columns.get(name) or _beside(name, columns, first.cells))}
     missing = [name for name in NEEDED if name not in found]
     wrong = [part for source in columns.values() for part in _factors(source, first.cells) if part not in first.cells]
     wrong = [part for part in wrong if _number(part) is None]
@@ -198,6 +179,21 @@ def _sources(first: Row, columns: Mapping[str, str], path: Path) -> dict[str, st
     return found
 
 
+def _beside(name: str, columns: Mapping[str, str], cells: Mapping[str, Any]) -> str:
+    """What a file has for a column of a Table that no map names; "" where there is nothing.
+
+    What says something of another column is multiplied as that is, and is of no use where a different one took its place.
+    """
+    own = next((each for each in (name, OWN.get(name)) if each in cells), "")
+    of = OF.get(name)
+    if not own or of not in columns or of not in cells:
+        return own
+    parts = _factors(columns[of], cells)
+    if of not in parts:
+        return ""
+    return own if name in TEXTS else "*".join(own if part == of else part for part in parts)
+
+
 def _factors(source: str, cells: Mapping[str, Any]) -> list[str]:
     """The parts of a product; a column whose own name has a star is one part."""
     return [source] if source in cells else [part.strip() for part in source.split("*")]
@@ -207,9 +203,11 @@ def _table(rows: list[Row], sources: Mapping[str, str], path: Path, where: str, 
     said = {name: facts[name] for name in ("convention", "counted", "unit") if facts.get(name)}
     for name in ("convention", "counted", "unit"):
         if name in sources:
-            said[name] = _only(rows, sources[name], name, path)
+            said.setdefault(name, _only(rows, sources[name], name, path))
     if "flops" in sources:
         said.setdefault("convention", f"column {sources['flops']}")
+    if "parameters" in rows[0].cells and "parameters" not in _factors(sources["parameters"], rows[0].cells):
+        said.setdefault("counted", f"column {sources['parameters']}")
     numbers = {name: _column(rows, name, sources[name], path) for name in sources if name not in TEXTS}
     if "unique" in numbers:  # what is not known to be repeated is not
         numbers["unique"] = np.where(np.isnan(numbers["unique"]), numbers["tokens"], numbers["unique"])
@@ -232,9 +230,10 @@ def _only(rows: list[Row], column: str, name: str, path: Path) -> str:
 
 
 def _text(row: Row, column: str, path: Path) -> str:
-    if (text := str(row.cells.get(column, "")).strip()) == "":
+    cell = row.cells.get(column)
+    if cell is None or not str(cell).strip():
         raise _bad(path, row, column, "", "a name is needed")
-    return text
+    return str(cell).strip()
 
 
 def _column(rows: list[Row], name: str, source: str, path: Path) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 import numpy as np
 
 from pretrainx.core.errors import ConfigError, DataError, nearest
+from pretrainx.scaling.fit_options import READS, FitOptions
 from pretrainx.scaling.table import Table
 
 SHOWN = 5  # rows that a message lists
@@ -63,14 +65,34 @@ def check_tokens(table: Table, method: str) -> None:
         )
 
 
-def check_count(table: Table, found: int, least: int, what: str, reasons: Iterable[str] = ()) -> None:
+def check_count(
+    table: Table,
+    found: int,
+    least: int,
+    what: str,
+    reasons: Iterable[str] = (),
+    do: str = "for L(C) alone --method=curve",
+) -> None:
     """DataError where fewer than `least` of `what` (such as "budgets with a minimum") were found; `reasons` say of each why."""
     if found < least:
         raise DataError(
             f"{least} {what} are needed, {found} found",
             where=place(table),
             why=shown(list(reasons), 20) or f"fewer than {least} leave a value of the law undetermined",
-            do="add runs: more budgets, or more sizes around the optimum of each; for L(C) alone --method=curve",
+            do="add runs: more budgets, or more sizes around the optimum of each; " + do,
+        )
+
+
+def check_options(options: FitOptions) -> None:
+    """ConfigError for choices that the method would pass over in silence."""
+    asked = [one for one in fields(options) if getattr(options, one.name) != one.default]
+    if foreign := [one.name for one in asked if one.name not in READS[options.method]]:
+        of = {name: [method for method, read in READS.items() if name in read] for name in foreign}
+        raise ConfigError(
+            f"the method {options.method!r} has no such choice",
+            where=", ".join(f"--{name}" for name in foreign),
+            why="; ".join(f"--{name} is of {', '.join(methods)}" for name, methods in of.items()),
+            do=f"leave it out, or fit by such a method: --method={of[foreign[0]][0]}",
         )
 
 

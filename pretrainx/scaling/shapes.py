@@ -184,6 +184,13 @@ def spread(sizes: list[Size], guess: float, study: Any) -> list[tuple[float, Siz
 
 def refuse_unknown(names: Any, name: str, key: str) -> None:
     """ConfigError for a convention that is not counted for this model."""
+    if not names:
+        raise ConfigError(
+            "this objective does not count its FLOPs",
+            where=f"config.study.{key}",
+            why="a budget, and what a model's size costs, are told in FLOPs",
+            do="--grid or --list: their runs need none",
+        )
     if name not in names:
         raise ConfigError(
             f"{name!r} is not counted for this model",

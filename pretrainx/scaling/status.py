@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from pretrainx.scaling import manifest
 
 WAITING, RUNNING, STOPPED, DONE, DIVERGED, FAILED = "waiting", "running", "stopped", "done", "diverged", "failed"
 FINAL = (DONE, DIVERGED)  # never started again
+HELD_OUT = "eval/held_out/loss"
 LATE = 5  # logged losses at the end of a run, whose median is compared with the first
+# Objectives whose loss is one function from the first step to the last. That of others may rise in a sound run: their targets
+# are a network that learns, their queue fills, or a term of theirs grows.
+FIXED = (
+    "autoregressive", "masked_lm", "span_corruption", "denoising", "prefix_lm", "mixture_of_denoisers", "text_to_text",
+    "sequence_classification", "sequence_regression", "token_classification", "question_answering", "classification",
+    "mae", "beit", "simclr", "clip", "siglip", "coca",
+)  # fmt: skip
 SLACK = 0.02  # a rate near zero leaves the loss where it was, up to the noise of a batch: that did not diverge
 
 
@@ -75,7 +83,7 @@ def standing(directory: Path, run: manifest.Run, failed_since: float = 0.0) -> S
     losses = [record["train/loss"] for record in records if "train/loss" in record]
     step, loss = (records[-1]["step"] if records else 0), (losses[-1] if losses else math.nan)
     if is_done(events, steps):
-        why = divergence(losses)
+        why = divergence(losses, run.config, [record[HELD_OUT] for record in records if HELD_OUT in record])
         return Standing(DIVERGED if why else DONE, step, steps, loss, why)
     found = verdict(directory, run)
     if found and (found.status == DIVERGED or found.status == FAILED and found.time >= failed_since):
@@ -105,13 +113,22 @@ def given_up(events: Sequence[dict[str, Any]], config: dict[str, Any]) -> str:
     return ""
 
 
-def divergence(losses: Sequence[float]) -> str:
-    """Why the logged training losses of a run that ended show that it diverged; "" where they do not."""
+def divergence(losses: Sequence[float], config: Mapping[str, Any], held_out: Sequence[float] = ()) -> str:
+    """Why the logged training losses of a run that ended show that it diverged; "" where they do not.
+
+    A rise counts where the objective's loss is FIXED, unless the run's own held-out losses fell meanwhile.
+    """
     if not losses:
         return ""
     late = statistics.median(losses[-LATE:])
     if not math.isfinite(losses[-1]) or not math.isfinite(late):
         return f"the training loss ends at {losses[-1]:g}"
-    if len(losses) > LATE and late > losses[0] + SLACK * abs(losses[0]):
+    fell = len(held_out) > 1 and not risen(held_out[0], held_out[-1])
+    if len(losses) > LATE and risen(losses[0], late) and config["objective"]["name"] in FIXED and not fell:
         return f"the training loss ends at {late:.4g}, above {losses[0]:.4g} at its beginning"
     return ""
+
+
+def risen(first: float, last: float) -> bool:
+    """Whether a loss rose by more than noise does; one that is no number did."""
+    return not last <= first + SLACK * abs(first)

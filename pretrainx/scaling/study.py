@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pretrainx.core import config as strict
@@ -11,6 +11,16 @@ from pretrainx.core.errors import ConfigError
 from pretrainx.scaling.rates import RATES
 
 KINDS = ("isoflop", "ladder", "both", "grid")
+# What each kind has no use for: a value of it that is not the default is a mistake.
+UNREAD = {
+    "isoflop": ("parameters", "multiples"),
+    "ladder": ("budgets", "smallest", "total", "count", "factor", "sizes", "spread", "guess"),
+    "both": (),
+    "grid": (
+        "budgets", "smallest", "total", "count", "factor", "sizes", "spread", "guess", "parameters", "multiples", "shapes",
+        "tokens_per_parameter", "rule", "slack", "width_multiple", "rate", "warmup", "evaluations",
+    ),
+}  # fmt: skip
 RULES = ("aspect", "width", "depth", "list")
 
 
@@ -86,15 +96,15 @@ class StudyConfig:
                 why=f"config.study.kind is {self.kind!r}",
                 do="--config.study.kind=grid, or leave them out",
             )
-        given = [name for name in ("budgets", "smallest", "total") if getattr(self, name)]
-        sized = [*given, *(name for name in ("parameters", "shapes") if getattr(self, name))]
-        if self.kind == "grid" and sized:
+        changed = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        if stray := [name for name in changed if name in UNREAD[self.kind]]:
             raise ConfigError(
-                "a grid has neither budgets nor sizes",
-                where=f"config.study.{sized[0]}",
-                why=f"given: {', '.join(sized)}",
-                do="name the config of a run, not of a study, or leave them out",
+                f"a study of kind {self.kind!r} does not read {', '.join(stray)}",
+                where=f"config.study.{stray[0]}",
+                why="it would change nothing",
+                do="leave them out" + (", or name the config of a run, not of a study" * (self.kind == "grid")),
             )
+        given = [name for name in ("budgets", "smallest", "total") if getattr(self, name)]
         if self.kind in ("isoflop", "both") and len(given) != 1:
             raise ConfigError(
                 "which budgets are meant is not clear" if given else "there are no budgets",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pretrainx.core.errors import ConfigError
 from pretrainx.data.loader import place
@@ -110,13 +111,13 @@ def trainer(values: dict[str, Any], data: Prepared, flat: bool = False) -> Train
     return Trainer(recipe, assemble(recipe, data.about, jax.devices()[:1]), flat)
 
 
-def losses(trainer: Trainer, step: Callable, batches: Iterator, rate: float) -> list[float]:
-    """The loss before each update of a run over these placed batches. After one that is not finite all are infinite: a run
-    that diverged does not come back."""
-    state, found = trainer.start(), []
+def losses(state: states.TrainState, step: Callable, batches: Iterable, rate: float) -> list[float]:
+    """The loss before each update of a run from this state over these placed batches. After one that is not finite all are
+    infinite: a run that diverged does not come back."""
+    found = []
     for batch in batches:
         state, loss = step(state, batch, jnp.asarray(rate, jnp.float32))
         found.append(float(loss))
-        if not jnp.isfinite(loss):
+        if not np.isfinite(found[-1]):
             return found[:-1] + [float("inf")]
     return found

@@ -79,7 +79,13 @@ def test_the_commands_and_their_flags_are_frozen():
         "--flops_per_second=F",
         "--dry_run",
     ]
-    assert forms["scaling run"] == ["--workdir=DIR", "--workers=N", "--retries=N", "--print=slurm|ray|commands"]
+    assert forms["scaling run"] == [
+        "--workdir=DIR",
+        "--workers=N",
+        "--retries=N",
+        "--print=slurm|ray|commands",
+        "--collect",
+    ]
     assert forms["scaling predict"] == [
         "--workdir=DIR",
         "--fit=FILE.json",
@@ -88,6 +94,7 @@ def test_the_commands_and_their_flags_are_frozen():
         "--parameters=N",
         "--tokens=D",
         "--inference=TOKENS",
+        "--unique=U",
         "--hold_out",
         "--output=FILE.json",
     ]

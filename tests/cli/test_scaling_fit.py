@@ -70,6 +70,28 @@ def test_a_study_is_fitted_into_its_directory(tmp_path, capsys):
     np.testing.assert_allclose(fit.values["alpha"], 0.35, atol=0.02)
 
 
+def test_a_filter_of_a_study_stays_with_its_fit_and_changed_results_are_told(tmp_path, capsys):
+    table = isoflop(noise=2e-3)
+    names = ("parameters", "tokens", "flops", "loss", "budget")
+    rows = [
+        {"run": f"r{row}", "status": "done", "seed": row % 2, "convention": "model"}
+        | {name: float(getattr(table, name)[row]) for name in names}
+        for row in range(len(table))
+    ]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["scaling", "fit", f"--workdir={tmp_path}", "--where=seed=0", "--fixed=E=1.8172,alpha=0.3478", "--starts=1"]
+    assert command_line.main([*words, "--replicates=0"]) == 0
+    fit = fit_file.load(tmp_path / "fit.json")
+    assert fit.rows == 18 and {one.rule for one in fit.dropped} == {"where"} and len(fit.dropped) == 17
+    asked = ["scaling", "predict", f"--workdir={tmp_path}", "--parameters=1e8", "--tokens=1e9"]
+    capsys.readouterr()
+    assert command_line.main(asked) == 0 and "warning" not in capsys.readouterr().out
+    rows[0]["loss"] += 0.1
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert command_line.main(asked) == 0
+    assert f"again: pretrainx scaling fit --workdir={tmp_path} '--where=seed=0'" in capsys.readouterr().out
+
+
 def test_every_option_is_a_flag():
     flags = {"method": "isoflop", "window": "3", "delta": "1e-4", "weights": "none", "equal": "", "fixed": "g=0.05,E=1"}
     found = options_of(flags)
@@ -96,7 +118,7 @@ def test_options_that_cannot_be_meant_are_refused(flags, said):
     [
         ([], 2, "neither is given"),
         (["--workdir=w", "--table=t.csv"], 2, "both are given"),
-        (["--workdir=w", "--where=a=b"], 2, "--where and --workdir do not go together"),
+        (["--workdir=w", "--counted=a"], 2, "--counted and --workdir do not go together"),
         (["--workdir=w"], 3, "this study has no results"),
         (["--table=t.csv"], 3, "cannot be read"),
         (["--table=t.csv", "--columns=los:x"], 2, "did you mean 'loss'?"),

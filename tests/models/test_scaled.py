@@ -63,7 +63,7 @@ def test_scores():
     grown = DecoderConfig(width=256, heads=4, base_width=64, base_head_dim=16)
     assert grown.score_scale == pytest.approx(16**0.5 / 64, rel=1e-12)
     assert DecoderConfig(width=256, heads=16, base_width=64).score_scale is None
-    assert EncoderDecoderConfig(width=256, heads=4, base_width=64, base_head_dim=16, **FAN_IN).score_scale == 0.5
+    assert EncoderDecoderConfig(width=256, heads=4, base_width=64, base_head_dim=16, **FAN_IN).score_scale == 0.25
 
 
 def made(config):

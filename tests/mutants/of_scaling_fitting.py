@@ -15,11 +15,19 @@ FITTING = [
         TEST + "read_table.py::test_pooled_conventions_are_refused",
     ),
     Mutant(
+        "borrowed convention",
+        "the convention of a file's FLOPs is told of a column that takes their place",
+        READ,
+        "if of not in parts:",
+        "if not parts:",
+        TEST + "read_table.py::test_what_a_column_says_of_another_holds_for_that_one_alone",
+    ),
+    Mutant(
         "unfinished runs",
         "a study's runs that diverged are fitted, too",
         READ,
-        'done = [row for row in _rows(path) if row.cells.get("status") == "done"]',
-        'done = [row for row in _rows(path) if row.cells.get("status")]',
+        'done = [row for row in rows_of(path) if row.cells.get("status") == "done"]',
+        'done = [row for row in rows_of(path) if row.cells.get("status")]',
         TEST + "read_table.py::test_the_results_of_a_study",
     ),
     Mutant(

@@ -43,7 +43,7 @@ def test_what_is_held_has_no_error_and_what_is_tied_one():
 
 def test_the_frontier_has_the_errors_of_its_regressions():
     """Those of a straight line through the minima, from the textbook (numpy's, scaled by the degrees of freedom)."""
-    found = fitting.fit(isoflop(noise=2e-3), replace(QUICK, method="isoflop"))
+    found = fitting.fit(isoflop(noise=2e-3), FitOptions(method="isoflop", replicates=0))
     minima = [one for one in found.diagnostics["minima"] if one["used"]]
     log_c = np.log([one["flops"] / found.values["C0"] for one in minima])
     names = list(found.values)

@@ -53,7 +53,9 @@ def test_refit_is_the_fit_and_order_does_not_matter():
     rows = curves(sizes=20, points=30)
     fit = envelope.fit(rows, FitOptions(method="envelope"))
     mixed = rows.take(np.random.default_rng(0).permutation(len(rows)))
-    assert envelope.refit(fit, mixed) == pytest.approx(list(fit.values.values()), rel=1e-6)
+    assert envelope.fit(mixed, FitOptions(method="envelope")).values == pytest.approx(fit.values, rel=1e-6)
+    along = rows.take([one["row"] for one in fit.diagnostics["envelope"]])
+    assert envelope.refit(fit, along) == pytest.approx(list(fit.values.values()), rel=1e-6)
 
 
 def test_an_envelope_of_one_size_or_two_points_is_refused():

@@ -2,19 +2,25 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from pretrainx.core.errors import ConfigError, DataError
-from pretrainx.scaling import bootstrap, delta, fitting, outliers, parametric
-from pretrainx.scaling.fit_options import FitOptions
+from pretrainx.scaling import bootstrap, budgets, delta, fitting, holdout, outliers, parametric
+from pretrainx.scaling.fit_options import READS, FitOptions
 from pretrainx.scaling.fit_text import optimum
 from pretrainx.scaling.fits import Dropped, Fit
+from pretrainx.scaling.laws import FORMS
+from pretrainx.scaling.table import table as make_table
 from scaling.synthetic import LAW, curves, isoflop
 
 QUICK = FitOptions(starts=5, replicates=0, residual="log_mse")
+
+
+def quick(method, **more):
+    return replace(QUICK, **more) if method == "parametric" else FitOptions(method=method, replicates=0, **more)
 
 
 def spoiled(table, rows, factor=1.1):
@@ -26,16 +32,16 @@ def spoiled(table, rows, factor=1.1):
 @pytest.mark.parametrize("method", ["parametric", "isoflop"])
 def test_outliers_are_left_out_and_listed(method):
     table = spoiled(isoflop(noise=1e-3, sizes=9), (4, 30))
-    options = replace(QUICK, method=method, outliers="residual", threshold=8.0)
+    options = quick(method, outliers="residual", threshold=8.0)
     before = (Dropped(99, "elsewhere", "status", "it is failed"),)
     found = fitting.fit(table, options, before)
     assert found.dropped[0] == before[0]
     assert [(one.row, one.run, one.rule) for one in found.dropped[1:]] == [(4, "4", "residual"), (30, "30", "residual")]
     assert "robust standard deviations, the limit is 8" in found.dropped[1].reason
     assert found.rows == len(table) - 2 and found.digest == table.digest()
-    clean = fitting.fit(table.take(np.setdiff1d(np.arange(45), (4, 30))), replace(QUICK, method=method))
+    clean = fitting.fit(table.take(np.setdiff1d(np.arange(45), (4, 30))), quick(method))
     assert dict(found.values) == dict(clean.values)
-    everything = fitting.fit(table, replace(QUICK, method=method))
+    everything = fitting.fit(table, quick(method))
     assert found.diagnostics["all_rows"] == {"values": dict(everything.values), "rows": 45}
     assert not everything.dropped and "all_rows" not in everything.diagnostics
 
@@ -43,9 +49,7 @@ def test_outliers_are_left_out_and_listed(method):
 @pytest.mark.slow
 def test_the_rule_finds_nothing_in_clean_tables():
     for method in ("parametric", "isoflop"):
-        found = fitting.fit(
-            isoflop(noise=1e-3, seed=3), replace(QUICK, method=method, outliers="residual", threshold=6.0)
-        )
+        found = fitting.fit(isoflop(noise=1e-3, seed=3), quick(method, outliers="residual", threshold=6.0))
         assert found.dropped == () and "all_rows" in found.diagnostics
 
 
@@ -59,9 +63,42 @@ def test_rows_that_a_method_leaves_out_keep_their_numbers():
     assert {0, 1, 7, 8, 9, 10, 44} < set(near)
 
 
-def test_a_rule_without_meaning_is_refused():
-    with pytest.raises(ConfigError, match="no meaning for the method 'envelope'"):
-        fitting.fit(isoflop(), replace(QUICK, method="envelope", outliers="residual"))
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        (FitOptions(method="envelope", outliers="residual"), "--outliers"),
+        (FitOptions(method="curve", weights="error"), "--weights"),
+        (FitOptions(method="isoflop", form="kaplan", near=3.0), "--form, --near"),
+        (FitOptions(window=2, noise=0.002), "--window"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else one.method,
+)
+def test_choices_that_a_method_ignores_are_refused(options, where):
+    with pytest.raises(ConfigError, match=f"the method '{options.method}' has no such choice") as error:
+        fitting.fit(isoflop(), options)
+    assert error.value.where == where
+
+
+def test_every_choice_is_of_a_method():
+    assert {name for names in READS.values() for name in names} == {one.name for one in fields(FitOptions)}
+
+
+def test_rows_of_runs_that_are_not_in_the_table_have_no_residuals_to_lose():
+    """Their numbers are lines of the file of results."""
+    table = isoflop(noise=1e-3)
+    absent = Dropped(3, "lost", "status", "it is failed"), Dropped(999, "lost too", "status", "it is failed")
+    found = replace(Fit("parametric", "chinchilla", LAW), dropped=(*absent, Dropped(5, "5", "near", "far")))
+    assert np.flatnonzero(np.isnan(outliers.residuals(table, found))).tolist() == [5]
+
+
+def test_the_scatter_about_the_law_is_stored():
+    found = fitting.fit(isoflop(sizes=15, noise=4e-3), QUICK)
+    law = FORMS["chinchilla"].loss(
+        found.values, *(getattr(isoflop(sizes=15), name) for name in ("parameters", "tokens"))
+    )
+    away = np.log(isoflop(sizes=15, noise=4e-3).loss / law)
+    spread = 1.4826 * np.median(np.abs(away - np.median(away))) * np.sqrt(75 / 70)
+    assert found.diagnostics["scatter"] == {"loss": pytest.approx(spread, rel=1e-9)} and 3e-3 < spread < 5e-3
 
 
 def test_a_parabola_of_least_absolute_deviations_is_not_drawn_to_an_outlier():
@@ -97,19 +134,79 @@ def test_minima_need_every_budget():
 
 def test_the_window_of_a_minimum_stays_in_its_replicates():
     """Without that, the window of fewer sizes reaches farther, where the parabola is not the surface's shape."""
-    found = fitting.fit(isoflop(sizes=13, noise=1e-4), replace(QUICK, method="isoflop", window=2, replicates=40))
+    found = fitting.fit(isoflop(sizes=13, noise=1e-4), FitOptions(method="isoflop", window=2, replicates=40))
     low, high = np.percentile(optimum(found, found.samples, 1e20), [1, 99], axis=0)
     best = optimum(found, found.values, 1e20)
     assert ((low < best) & (best < high)).all() and (high - low)[2] < 1e-3
 
 
-def test_best_runs_are_not_drawn_for_a_loss_curve():
-    """The best of fewer runs is worse: drawn by run, all replicates of L* would lie above it."""
-    found = fitting.fit(isoflop(sizes=7, noise=2e-3), replace(QUICK, method="curve", replicates=60))
-    off = (optimum(found, found.samples, 1e20) - optimum(found, found.values, 1e20))[:, 2]
-    assert len(off) == 60 and abs(np.median(off)) < 0.8 * off.std() and off.std() > 0
-    exact = fitting.fit(isoflop(budgets=(1e18, 1e19, 1e20)), replace(QUICK, method="curve", replicates=10))
+@pytest.mark.parametrize("resample", ["run", "noise"])
+@pytest.mark.parametrize("method", ["curve", "envelope"])
+def test_best_runs_are_not_drawn_for_a_loss_curve(method, resample):
+    """The best of fewer runs is worse and of noisier ones better: drawn by run, all replicates of L* would lie above it, and
+    with noise on all rows all below."""
+    table = isoflop(sizes=25, noise=2e-3) if method == "curve" else curves(runs=20, points=30)
+    noise = 2e-3 if resample == "noise" else 0.0
+    found = fitting.fit(table, FitOptions(method=method, replicates=60, resample=resample, noise=noise))
+    off = (optimum(found, found.samples, 1e20) - optimum(found, found.values, 1e20))[:, :3]
+    assert (
+        len(off) == 60 and (abs(np.median(off, axis=0)) < 0.8 * off.std(axis=0)).all() and (off.std(axis=0) > 0).all()
+    )
+    low, high = np.percentile(off, [10, 90], axis=0)
+    assert (low < 0).all() and (high > 0).all()
+
+
+def test_points_that_determine_the_curve_have_no_replicates():
+    exact = fitting.fit(isoflop(budgets=(1e18, 1e19, 1e20)), FitOptions(method="curve", replicates=10))
     assert len(exact.samples) == exact.failures == 0 and exact.covariance is None
+
+
+def test_an_akima_minimum_of_draws_lies_inside_its_interval():
+    """The fit and its replicates are one estimator: medians over draws of noise."""
+    choices = {"minimum": "akima", "scale": "log_loss", "weights": "error", "noise": 5e-3}
+    found = fitting.fit(isoflop(sizes=9, noise=2e-3), FitOptions(method="isoflop", replicates=40, **choices))
+    off = (optimum(found, found.samples, 1e20) - optimum(found, found.values, 1e20))[:, :3]
+    assert (abs(np.median(off, axis=0)) < 0.8 * off.std(axis=0)).all()
+
+
+def test_replicates_keep_the_budgets_that_have_no_names():
+    """Of two budgets 12% apart, a replicate without the first rows of one would be one budget of both."""
+    near = isoflop(budgets=(1e18, 1.12e18, 3e19, 1e20))
+    rounding = np.exp(0.03 * np.random.default_rng(0).uniform(-1, 1, len(near)))
+    table = replace(near, tokens=near.tokens * rounding, flops=near.flops * rounding, budget=np.full(len(near), np.nan))
+    assert [len(rows) for rows in budgets.by_budget(table)] == [7] * 4
+    seen = []
+
+    class Method:
+        def refit(self, fit, table):
+            seen.append([len(rows) for rows in budgets.by_budget(table)])
+            return [1.0]
+
+    bootstrap.samples(
+        Fit("isoflop", "frontier", {"E": 1.0}), table, FitOptions(method="isoflop", replicates=40), Method()
+    )
+    assert seen == [[7] * 4] * 40
+
+
+def test_rows_of_no_budget_are_left_out_and_listed():
+    """A ladder beside isoFLOP curves: its rungs are no curve, neither of a fit nor of what is held out."""
+    curve = isoflop(sizes=9)
+    sizes = np.repeat(np.geomspace(1e8, 1e9, 5), 5)
+    tokens = 20 * sizes * np.tile([0.5, 1, 2, 5, 10], 5)
+    columns = {
+        name: np.concatenate([getattr(curve, name), new]) for name, new in (("parameters", sizes), ("tokens", tokens))
+    }
+    loss = np.concatenate([curve.loss, FORMS["chinchilla"].loss(LAW, sizes, tokens)])
+    both = make_table(**columns, loss=loss, budget=np.concatenate([curve.budget, np.full(25, np.nan)]))
+    for method in ("isoflop", "curve"):
+        found, expected = (fitting.fit(table, quick(method)) for table in (both, curve))
+        assert found.values == expected.values
+        assert [(one.row, one.rule) for one in found.dropped] == [(row, "no budget") for row in range(45, 70)]
+    held = holdout.hold_out(both, quick("curve"))
+    assert held.predicted == holdout.hold_out(curve, quick("curve")).predicted and len(held.fit.dropped) == 25
+    with pytest.raises(DataError, match="3 budgets are needed, 0 found") as error:
+        fitting.fit(both.take(np.arange(45, 70)), quick("curve"))
+    assert "2 of the 3 sizes" in error.value.why and "--columns=budget" in error.value.do
 
 
 @pytest.mark.slow

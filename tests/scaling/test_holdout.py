@@ -50,6 +50,15 @@ def test_intervals_hold_as_often_as_they_say(options):
     assert np.median([one.share for one in found]) < 0.1
 
 
+def test_a_ladder_holds_no_budget_out():
+    """A rung is one size: what is best at its C is not known, however exact the law is."""
+    sizes = np.geomspace(1e7, 1e9, 5)
+    rows = table(np.repeat(sizes, 3), np.tile([1e9, 4e9, 16e9], 5), np.linspace(4, 3, 15))
+    with pytest.raises(DataError, match="it has 1 size, such as a ladder's"):
+        holdout.hold_out(rows, QUICK)
+    assert holdout.roll(rows, QUICK) == []
+
+
 def test_rolling_forward_predicts_each_budget_that_has_enough_below_it():
     rows = isoflop()
     assert [one.budget for one in holdout.roll(rows, ISOFLOP)] == pytest.approx([3e19, 1e20])
@@ -82,6 +91,8 @@ def test_without_a_minimum_the_best_run_is_what_was_reached():
     assert (found.how, found.actual) == ("best run", some.loss[some.budget == LAST].min())
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_the_choice_is_of_what_predicts_inside_the_table():
     rows = isoflop(noise=0.001)
     wrong = replace(QUICK, fixed=(("E", 0.5),))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pretrainx.core.errors import ConfigError
-from pretrainx.scaling import presets
+from pretrainx.scaling import fit_options, fitting, presets
 from pretrainx.scaling.fits import Cost
 from pretrainx.scaling.form import POWER
 from pretrainx.scaling.laws import FORMS, PARAMETRIC, form
@@ -89,6 +89,16 @@ def test_optimum_along_the_real_cost():
     assert law.optimum(many, 1e21)[0] == pytest.approx(np.full(2, closed[0][1]))
 
 
+def test_an_optimum_far_beyond_the_measured_cost():
+    """FLOPs per token rise as N^0.5: at C = 1e40 the best size is e^14 times that of a cost as N, where the search begins."""
+    cost = Cost(points=tuple((size, 6e4 * size**0.5) for size in (1e7, 1e8, 1e9)))
+    law, budget = {"E": 1.7, "A": 400.0, "B": 400.0, "alpha": 0.3, "beta": 0.4}, np.array([1e20, 1e40])
+    parameters, tokens, _ = FORMS["chinchilla"].optimum(law, budget, cost)
+    # alpha A / N^alpha = 0.5 beta B / D^beta, where D = C / (6e4 N^0.5)
+    assert parameters == pytest.approx((0.3 / 0.2 * (budget / 6e4) ** 0.4) ** (1 / (0.3 + 0.2)), rel=1e-4)
+    assert tokens * cost.per_token(parameters) == pytest.approx(budget)
+
+
 def test_data_constrained_as_published():
     law, values = FORMS["data_constrained"], presets.PRESETS["muennighoff"].values
     assert law.loss(values, 6.34e9, 242e9, 25e9) == pytest.approx(2.2256440889984477, rel=1e-15)
@@ -115,3 +125,7 @@ def test_names_are_checked():
         form("chinchila")
     with pytest.raises(ConfigError, match="E, A, B, alpha, beta"):
         FORMS["chinchilla"].loss({"E": 1.0, "A": 2.0, "B": 2.0, "alpha": 0.3}, 1e9, 1e9)
+
+
+def test_each_law_and_method_can_be_chosen():
+    assert fit_options.FORMS == tuple(PARAMETRIC) and set(fit_options.METHODS) == set(fitting.METHODS)

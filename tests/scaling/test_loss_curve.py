@@ -34,7 +34,11 @@ def test_three_points_determine_it_exactly_and_the_fit_says_so():
     fit = loss_curve.fit(best_runs(budgets=3, noise=1e-3), OPTIONS)
     assert any("exactly" in note for note in fit.diagnostics["notes"]) and fit.diagnostics["objective"] < 1e-15
     held = loss_curve.fit(best_runs(budgets=3, noise=1e-3), FitOptions(method="curve", fixed=(("E", 1.5),)))
-    assert held.values["E"] == 1.5 and not held.diagnostics["notes"] and held.diagnostics["objective"] > 1e-9
+    assert (
+        held.values["E"] == 1.5
+        and held.diagnostics["notes"] == [loss_curve.BEST_RUNS]
+        and held.diagnostics["objective"] > 1e-9
+    )
     by_g = loss_curve.fit(best_runs(budgets=3), FitOptions(method="curve", fixed=(("g", 0.13),)))
     assert by_g.values["E"] == pytest.approx(1.5, rel=1e-6)
 
@@ -69,7 +73,20 @@ def test_the_best_run_of_each_budget():
     N, D, L = FRONTIER.optimum(fit.values, 1e22)
     assert (N, D) == pytest.approx((1e8 * 1e4**0.6, 1e22 / 6e8 / 1e4**0.6), rel=1e-9)
     assert L == pytest.approx(1.5 + 0.9 * 1e4**-0.13, rel=1e-6)
-    assert loss_curve.refit(fit, worse) == pytest.approx(list(fit.values.values()), rel=1e-6)
+    assert loss_curve.refit(fit, worse.take(np.arange(5))) == pytest.approx(list(fit.values.values()), rel=1e-6)
+    assert loss_curve.BEST_RUNS in fit.diagnostics["notes"]
+
+
+def test_a_budget_of_two_sizes_has_no_part_beside_larger_ones():
+    rows = best_runs(budgets=6)
+    spread = np.repeat([1.0, 0.5, 2.0], 6)
+    sizes, tokens = np.tile(rows.parameters, 3) * spread, np.tile(rows.tokens, 3) / spread
+    loss = np.tile(rows.loss, 3) + 0.1 * (spread != 1) + 0.05 * (np.tile(np.arange(6), 3) == 2)
+    full = table(sizes, tokens, loss, budget=np.tile(rows.budget, 3))
+    fit = loss_curve.fit(full.take(np.delete(np.arange(18), 14)), OPTIONS)  # of the third budget, the larger size
+    assert [one.row for one in fit.dropped] == [2, 8] and "2 of the 3 sizes" in fit.dropped[0].reason
+    assert [one["used"] for one in fit.diagnostics["minima"]] == [True, True, False, True, True, True]
+    assert fit.values["E"] == pytest.approx(1.5, rel=1e-3) and not fit.diagnostics["notes"]
 
 
 def test_values_may_be_many_sets_at_once():

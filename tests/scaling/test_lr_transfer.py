@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from pretrainx.cli.scaling_transfer import _numbers
+from pretrainx.core.errors import ConfigError
 from pretrainx.scaling.lr_transfer import Transfer, shown
 
 RATES = tuple(2.0**power for power in range(-10, -4))
@@ -55,6 +57,15 @@ def test_diverged_runs_do_not_win():
 def test_wider_is_better():
     assert valleys((3, 3, 3)).wider_is_better() == [1.0, 1.0]
     assert valleys((3, 3, 3), (2.0, 2.1, 2.05)).wider_is_better() == [0.0, 1.0]
+    diverged = valleys((3, 3, 3))
+    diverged.curves[1:, 3, 10:] = np.inf  # what diverged is not as good as what diverged
+    assert diverged.wider_is_better() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("text", ["2^5000", "1e400", "2^-7,x", "0"])
+def test_what_is_no_rate(text):
+    with pytest.raises(ConfigError, match="--rates is a list of numbers above 0"):
+        _numbers(text, "rates")
 
 
 @pytest.mark.parametrize(("rate", "text"), [(2.0**-7, "2^-7"), (1e-3, "0.001"), (2.0, "2^1")])

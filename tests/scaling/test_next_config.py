@@ -1,6 +1,7 @@
 """From a fit and a budget to a config that trains."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,13 @@ def test_the_next_run_trains(tmp_path, capsys):
     budget = 2 * fit.range[2][1]
     with pytest.raises(ConfigError, match="count differently"):
         next_config.next_run(study, law(study, convention="6nd"), budget, tmp_path / "study")
+
+    power = dict(log_n=10.0, a=0.5, log_d=13.0, b=0.5, E=0.5, A=1.0, g=0.1, C0=budget)
+    frontier = replace(fit, method="isoflop", form="frontier", values=power)
+    least = study.runs[0].facts["parameters"]["total"]
+    off = next_config.next_run(study, frontier, budget, tmp_path / "study", least)
+    assert np.isnan(off.loss) and off.run.facts["predicted_loss"] is None
+    assert any("a frontier says no loss of other sizes" in note for note in off.notes)
 
     output = tmp_path / "next.json"
     asked = [f"--workdir={tmp_path / 'study'}", f"--budget={budget}", f"--output={output}"]

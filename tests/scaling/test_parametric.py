@@ -169,8 +169,10 @@ def test_rows_far_from_the_minimum_are_left_out_by_name():
     assert fit.rows + len(fit.dropped) == len(rows) and {one.rule for one in fit.dropped} == {"near"}
     assert len(fit.dropped) == 10 and "factor" in fit.dropped[0].reason  # the smallest and the largest of each budget
     assert close(fit.values, LAW)
-    with pytest.raises(DataError, match="have no budget"):
-        parametric.fit(wide(), replace(FEW, near=3.0))
+    unnamed = replace(rows, budget=np.full(len(rows), np.nan))  # C says which rows belong together
+    assert [one.row for one in parametric.far_from_lowest(unnamed, 3.7)] == [one.row for one in fit.dropped]
+    unnamed.budget[1:] = rows.budget[1:]
+    assert parametric.far_from_lowest(unnamed, 1e9)[0].rule == "no budget"
 
 
 @pytest.mark.slow

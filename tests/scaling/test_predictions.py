@@ -90,3 +90,31 @@ def test_what_is_extrapolated_is_said():
 def test_tokens_at_the_rule():
     size, tokens = predictions.at_rule(published("hoffmann"), 5.76e23)
     assert size == pytest.approx(69.28e9, rel=1e-3) and tokens == 20 * size
+
+
+def test_all_replicates_at_once_are_each_alone():
+    values = np.array(list(PRESETS["hoffmann"].values.values()))
+    samples = values * np.exp(0.01 * np.random.default_rng(3).standard_normal((25, 5)))
+    fit = published("hoffmann", samples=samples, cost=Cost(points=((1e8, 2e9), (1e9, 8e9), (1e10, 6e10))))
+    found = predictions.along(fit, samples, [1e19, 1e22])
+    alone = [predictions.along(fit, dict(zip(fit.values, one, strict=True)), [1e19, 1e22]) for one in samples]
+    assert found.shape == (25, 6) and found == pytest.approx(np.array(alone), rel=1e-12)
+    sizes, slopes = found[:, :2], predictions.exponents(fit, 1e20)
+    assert (sizes[:, 1] > sizes[:, 0]).all() and slopes.shape == (25,)
+
+
+def test_the_noise_of_a_new_run_is_known_or_a_dash():
+    fit = published("hoffmann", samples=np.tile(list(PRESETS["hoffmann"].values.values()), (30, 1)))
+    assert predictions.scatter(fit) is None and predictions.best(fit, [1e22])[0].loss_reach is None
+    known = published("hoffmann", diagnostics={"scatter": {"loss": 0.01}})
+    found = predictions.best(known, [1e22], noise=predictions.scatter(known))[0]
+    assert np.log(found.loss_reach[1] / found.loss) == pytest.approx(0.01645, abs=1e-5)
+
+
+def test_tokens_that_run_out_cost_loss():
+    law = PRESETS["hoffmann"].values
+    fit = Fit("parametric", "data_constrained", {**law, "rD": 15.4, "rN": 5.3}, range=RANGE)
+    free, short = (predictions.best(fit, [1e21], unique=unique)[0] for unique in (None, 1e10))
+    assert free.loss == pytest.approx(predictions.best(published("hoffmann"), [1e21])[0].loss)
+    assert short.loss > free.loss + 0.01 and short.parameters < free.parameters  # epochs rather than size
+    assert predictions.asks_unique(fit) and not predictions.asks_unique(published("hoffmann"))

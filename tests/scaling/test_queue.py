@@ -11,7 +11,8 @@ import pytest
 
 from pretrainx.core.errors import ConfigError, Preempted, PretrainxError
 from pretrainx.core.json_lines import read
-from pretrainx.scaling import claims, queue, status
+from pretrainx.scaling import claims, manifest, queue, status
+from pretrainx.scaling.live import Live
 from scaling import fake_runs
 
 
@@ -67,9 +68,12 @@ def test_done_runs_are_skipped_and_failed_ones_tried_again(go, tmp_path):
     assert raised is None and [starts(tmp_path, name) for name in names] == [1, 3, 5, 1, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_failures_end_the_sweep_by_an_error_and_are_tried_by_the_next(go, tmp_path):
     runs = [fake_runs.run("wrong", (2,)), fake_runs.run("broken", (1,)), fake_runs.run("good")]
     said, raised = go(*runs, retries=1)
+    assert not any(line.startswith("warning") for line in said)
     assert str(raised).startswith("2 of 3 runs failed") and "wrong.log" in raised.where and "so it is" in raised.why
     assert [starts(tmp_path, run.id) for run in runs] == [1, 2, 1] and found(tmp_path, "good")["status"] == "done"
     assert go(*runs, retries=0)[1] is not None
@@ -91,6 +95,8 @@ def test_a_signal_ends_all_runs_with_their_state_saved(go, tmp_path):
     assert raised is None and [starts(tmp_path, run.id) for run in runs] == [2, 2, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_each_worker_has_its_share_of_the_cores(go, tmp_path):
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -131,6 +137,21 @@ def test_a_killed_queue_leaves_no_run_behind_and_two_queues_share(tmp_path, go):
     assert [starts(tmp_path, "long"), starts(tmp_path, "short")] == [2, 1]
     kinds = [event["kind"] for event in read(tmp_path / "runs" / "long" / "events.jsonl")]
     assert kinds == ["start", "signal", "start", "done"]
+
+
+def test_what_another_queue_ended_stands_in_the_table(tmp_path):
+    """A queue that saw a run waiting or training elsewhere does not write that over what its files say by now."""
+    runs = [fake_runs.run("done"), fake_runs.run("failed")]
+    fake_runs.study(tmp_path, *runs)
+    made = queue.Queue(tmp_path, manifest.read(tmp_path), [], 2, Live(manifest.read(tmp_path), terminal=False))
+    made.look(made.study.runs)
+    made.standings["done"] = status.Standing(status.RUNNING)
+    place = tmp_path / "runs" / "done"
+    place.mkdir(parents=True)
+    (place / "events.jsonl").write_text('{"kind": "done", "step": 10}\n')
+    status.Verdict(status.FAILED, 1, 3, "why", "0.1", time.time()).write(tmp_path, runs[1])
+    made.collect()
+    assert [row["status"] for row in read(tmp_path / "results.jsonl")] == ["done", "failed"]
 
 
 def test_no_study(tmp_path):

@@ -184,7 +184,7 @@ OWN = {
 def test_the_results_of_a_study(tmp_path):
     rows = [
         {"run": "one", "status": "done", **OWN},
-        {"run": "two", "status": "diverged", **OWN, "loss": "nan"},
+        {"run": "two", "status": "diverged", **OWN, "loss": 9.0},
         {"run": "three", "status": "done", **OWN, "unique_tokens": None, "loss_error": None},
     ]
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -197,6 +197,73 @@ def test_the_results_of_a_study(tmp_path):
     assert (left_out.row, left_out.run, left_out.rule) == (1, "two", "status") and "diverged" in left_out.reason
 
 
+def test_done_runs_without_a_loss_are_left_out_and_listed(tmp_path):
+    rows = [
+        {"run": str(number), "status": "done", **OWN, "loss": loss}
+        for number, loss in enumerate((1.5, None, "nan", -0.5))
+    ]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read_table.read_results(tmp_path).runs == ("0",)
+    left_out = read_table.unfinished(tmp_path)
+    assert [(each.row, each.rule) for each in left_out] == [(1, "status"), (2, "status"), (3, "status")]
+    assert left_out[0].reason.startswith("done, but no held-out loss at its last step")
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows[1:])))
+    (tmp_path / "runs" / "1").mkdir(parents=True)
+    (tmp_path / "runs" / "1" / "metrics.jsonl").write_text(
+        '{"step": 1, "eval/lost/loss": 2.0, "eval/lost/loss_error": 1.0}'
+    )
+    with pytest.raises(DataError, match="no run that is done has held_out/loss") as caught:
+        read_table.read_results(tmp_path)
+    assert caught.value.why.endswith("evaluated were: lost/loss") and "config.study.metric" in caught.value.do
+
+
+BY_HIDDEN = {"parameters": "hidden", "flops": "flops_6nd", "loss": "nats*0.5", "tokens": "tokens*2"}
+
+
+@pytest.mark.parametrize(
+    "columns, facts, said",
+    [
+        ({}, {}, ("model", "total")),
+        ({}, {"convention": "6nd", "counted": "hidden"}, ("6nd", "hidden")),
+        (BY_HIDDEN, {}, ("column flops_6nd", "column hidden")),
+        (BY_HIDDEN, {"convention": "6nd", "counted": "hidden"}, ("6nd", "hidden")),
+        (BY_HIDDEN | {"convention": "convention", "counted": "counted"}, {}, ("model", "total")),
+        ({"flops": "flops*2"}, {}, ("model", "total")),
+    ],
+)
+def test_what_a_column_says_of_another_holds_for_that_one_alone(tmp_path, columns, facts, said):
+    row = {
+        "run": "one",
+        **OWN,
+        "convention": "model",
+        "counted": "total",
+        "hidden": 5e5,
+        "flops_6nd": 3e14,
+        "nats": 3.0,
+    }
+    found = read_table.read(write(tmp_path, json.dumps(row), "t.jsonl"), columns, **facts)
+    assert (found.convention, found.counted) == said
+    moved = "loss" in columns
+    np.testing.assert_array_equal(found.error, [np.nan if moved else 0.01])  # that of another loss
+    np.testing.assert_array_equal(found.unique, [1e8 if moved else 5e7])
+    assert found.parameters[0] == (5e5 if moved else 1e6)
+
+
+def test_some_of_a_study(tmp_path):
+    rows = [{"run": str(seed), "status": "done", "seed": seed, **OWN} for seed in range(3)]
+    rows[2]["status"] = "failed"
+    for name in ("results", "curves"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for curves in (False, True):
+        found = read_table.read_results(tmp_path, curves, "seed!=0")
+        assert found.runs == ("1",) and read_table.where_of(found.source) == "seed!=0"
+        left_out = read_table.unfinished(tmp_path, curves, "seed!=0")
+        assert [(one.row, one.rule) for one in left_out] == [(2, "status"), (0, "where")]
+    with pytest.raises(DataError, match="leaves no row"):
+        read_table.read_results(tmp_path, where="seed=9")
+    assert read_table.where_of("elsewhere/table.csv where a=b") == read_table.where_of("w/results.csv") == ""
+
+
 def test_the_curves_of_a_study(tmp_path):
     rows = [{"run": "one", "status": "done", **OWN, "tokens": tokens} for tokens in (1e7, 2e7)]
     (tmp_path / "curves.jsonl").write_text("\n".join(map(json.dumps, [*rows, {**rows[0], "status": "running"}])))
@@ -207,8 +274,9 @@ def test_the_curves_of_a_study(tmp_path):
 
 
 def test_a_study_without_results_is_refused(tmp_path):
-    with pytest.raises(DataError, match="has no results"):
+    with pytest.raises(DataError, match="has no results") as caught:
         read_table.read_results(tmp_path)
+    assert f"scaling run --workdir={tmp_path} --collect" in caught.value.do
     (tmp_path / "results.jsonl").write_text(json.dumps({"run": "one", "status": "failed", **OWN}))
     with pytest.raises(DataError, match="no run of this study is done"):
         read_table.read_results(tmp_path)

@@ -115,6 +115,15 @@ def test_the_nearest_shape():
     assert shapes.nearest(sizes[:1], 5, (sizes[0],)) is None
 
 
+def test_what_is_not_counted_is_refused():
+    shapes.refuse_unknown(("total",), "total", "counted")
+    with pytest.raises(ConfigError, match="'hidden' is not counted for this model"):
+        shapes.refuse_unknown(("total",), "hidden", "counted")
+    with pytest.raises(ConfigError, match="does not count its FLOPs") as caught:
+        shapes.refuse_unknown((), "model", "convention")
+    assert "--grid" in caught.value.do
+
+
 def test_sizes_are_even_in_log():
     sizes = [size(1.01**step) for step in range(1, 2000)]
     found = shapes.spread(sizes, 1000.0, study(sizes=5, spread=4.0))

@@ -1,17 +1,21 @@
 """How a run stands, from files alone; what is collected of it; what a person is shown."""
 
 import csv
+import errno
 import math
 import os
 import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 
+import pretrainx.cli.main as command_line
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.json_lines import encode, read
-from pretrainx.scaling import collect, commands, live, manifest, status, workplaces
+from pretrainx.runs.recipe import OBJECTIVES
+from pretrainx.scaling import claims, collect, commands, live, manifest, status, workplaces
 from pretrainx.scaling.status import DIVERGED, DONE, FAILED, RUNNING, STOPPED, WAITING, Standing
 from scaling import fake_runs
 
@@ -55,6 +59,16 @@ def test_how_a_run_stands(tmp_path, metrics, events, state, why):
     assert found.state == state and why in found.why and (found.step, found.steps) == (len(metrics), fake_runs.STEPS)
 
 
+def test_a_rise_is_no_divergence_where_the_target_moves_or_the_held_out_loss_fell():
+    up, by = (3, 2, 2, 9, 9, 9), lambda name: {"objective": {"name": name}}
+    assert set(status.FIXED) < set(OBJECTIVES)
+    for name in ("byol", "moco", "dino", "dvae"):
+        assert status.divergence(up, by(name)) == ""
+        assert "ends at nan" in status.divergence((3, math.nan), by(name))
+    for held_out, diverged in (((), 1), ((8.0,), 1), ((4.0, 8.0), 1), ((4.0, math.nan), 1), ((4.0, 3.5), 0)):
+        assert bool(status.divergence(up, by("mae"), held_out)) == diverged, held_out
+
+
 def test_an_old_failure_is_none_and_an_old_divergence_stays(tmp_path):
     run = fake_runs.run("one")
     leave(tmp_path, run, logged(3), [{"kind": "start"}])
@@ -84,6 +98,7 @@ def test_the_tidy_table(tmp_path):
         "objective": "autoregressive", "seed": 3, "budget": 3e7, "parameters": 1000, "parameters_hidden": 600,
         "parameters_active": None, "tokens": 5e3, "unique_tokens": 4e3, "flops": 3e7, "convention": "model", "mfu": 0.3,
         "loss_error": 0.01, "bits_per_byte": 1.125, "learning_rate": 0.1, "batch_size": 4, "steps": 10, "seconds": 9.0,
+        "counted": "total",
     }  # fmt: skip
     assert {name: whole[name] for name in expected} == expected
     assert whole["config"] == manifest.identity(runs[0].config)
@@ -101,9 +116,17 @@ def test_another_metric_is_the_loss_where_the_study_says_so(tmp_path):
     run = fake_runs.run("one")
     fake_runs.study(tmp_path, run, metric="held_out/term/nll")
     evaluations = {"eval/held_out/loss": 9.0, "eval/held_out/loss_error": 0.5, "eval/held_out/term/nll": 2.0}
+    evaluations["eval/held_out/bits_per_byte"] = 1.5
     leave(tmp_path, run, [{"step": fake_runs.STEPS, **evaluations}], [DONE_EVENT])
     row = collect.collect(tmp_path)[0]
-    assert (row["loss"], row["loss_error"]) == (2.0, None)
+    assert (row["loss"], row["loss_error"], row["bits_per_byte"]) == (2.0, None, 1.5)
+    assert collect.lacks(tmp_path, manifest.read(tmp_path), run) == ""
+    fake_runs.study(tmp_path, run, metric="held_out/term/nil")
+    said = collect.lacks(tmp_path, manifest.read(tmp_path), run)
+    assert (
+        "no held_out/term/nil" in said
+        and "evaluated were: held_out/bits_per_byte, held_out/loss, held_out/term/nll" in said
+    )
 
 
 def test_the_results_are_what_a_fit_reads(tmp_path):
@@ -151,26 +174,83 @@ def test_a_share_of_the_cores_or_a_gpu(monkeypatch):
 
 
 def test_commands_for_other_machines(tmp_path):
-    """Runs that are done are left out; the array's script is sound and asks for as many tasks as are left."""
-    runs = [fake_runs.run(name) for name in ("first", "second", "third")]
+    """Runs that are done or claimed are left out; the array's script is sound, has a task for each that is left, and ends where
+    another process has the run."""
+    runs = [fake_runs.run(name) for name in ("first", "second", "third", "claimed")]
     directory = tmp_path / "a study"
     fake_runs.study(directory, *runs)
     leave(directory, runs[0], logged(3, 2), [DONE_EVENT])
+    held = claims.claim(claims.lock_path(directory, runs[3]))
     words = [
-        f"'--config={directory}/configs/{name}.json' '--workdir={directory}/runs/{name}'"
+        f"'{directory}/runs/{name}.lock' pretrainx train '--config={directory}/configs/{name}.json' "
+        f"'--workdir={directory}/runs/{name}'"
         for name in ("second", "third")
     ]
-    assert commands.commands(directory).splitlines() == [f"pretrainx train {line}" for line in words]
-    assert "ray_job.py" in commands.ray(directory) and commands.ray(directory).endswith("-- pretrainx train")
+    under_lock = "python -m pretrainx.scaling.claims"
+    assert commands.printed("commands", directory).splitlines() == [f"{under_lock} {line}" for line in words]
+    printed = commands.printed("ray", directory)
+    assert "ray_job.py" in printed and printed.endswith(f"-- {under_lock}")
     assert (directory / "runs.txt").read_text().splitlines() == words
     script = tmp_path / "sweep.sbatch"
-    script.write_text(commands.slurm(directory))
+    script.write_text(commands.printed("slurm", directory))
     assert "#SBATCH --array=0-1\n" in script.read_text()
-    ended = subprocess.run(
-        ["bash", script], env={**os.environ, "SLURM_ARRAY_TASK_ID": "1", "PRINT": "1"}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "1", "PRINT": "1"}
+    submit = lambda: subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+    ended = submit()
     third = ["pretrainx", "train", f"--config={directory}/configs/third.json", f"--workdir={directory}/runs/third"]
     assert ended.returncode == 0 and shlex.split(ended.stdout)[-4:] == third
+    if shutil.which("flock"):
+        other = claims.claim(claims.lock_path(directory, runs[2]))
+        ended = submit()
+        assert ended.returncode == 1 and "another process trains" in ended.stderr and not ended.stdout
+        other.release()
+    held.release()
+    for run in runs:
+        leave(directory, run, logged(3, 2), [DONE_EVENT])
+    assert {commands.printed(kind, directory)[:20] for kind in commands.KINDS} == {"# nothing is left of"}
     if checker := shutil.which("shellcheck"):
         said = subprocess.run([checker, "--severity=style", script], capture_output=True, text=True)
         assert said.returncode == 0, said.stdout
+
+
+def test_a_command_under_a_lock(tmp_path):
+    """The command takes the place of the program, which holds the lock; a second one is not started."""
+    path = tmp_path / "runs" / "a.lock"
+    look = f"from pretrainx.scaling import claims; from pathlib import Path; print(claims.taken(Path({str(path)!r})))"
+    run = lambda: subprocess.run(
+        [sys.executable, "-m", "pretrainx.scaling.claims", path, sys.executable, "-c", look],
+        capture_output=True,
+        text=True,
+    )
+    ended = run()
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+    held = claims.claim(path)
+    assert run().returncode == 1
+    held.release()
+    assert not claims.taken(path)
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(number):
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(claims.fcntl, "flock", flock)
+
+    for number in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+        refuse(number)
+        claims.claim(tmp_path / "a.lock").release()
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        claims.claim(tmp_path / "a.lock")
+
+
+def test_collecting_alone(tmp_path, capsys):
+    """Runs that were trained elsewhere stand in the table without a queue."""
+    runs = [fake_runs.run("one"), fake_runs.run("other")]
+    fake_runs.study(tmp_path, *runs)
+    leave(tmp_path, runs[0], [{"step": fake_runs.STEPS, "eval/held_out/loss": 2.0}], [DONE_EVENT])
+    words = ["scaling", "run", f"--workdir={tmp_path}", "--collect"]
+    assert command_line.main(words) == 0 and "results.csv: 1 done, 1 waiting" in capsys.readouterr().out
+    assert read(tmp_path / "results.jsonl")[0]["loss"] == 2.0 and not (tmp_path / "runs" / "other").exists()
+    assert command_line.main([*words, "--workers=2"]) == 2 and "--workers and --collect" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import pytest
 
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
+from pretrainx.scaling.rates import RATES
 from pretrainx.scaling.study import StudyConfig, split
 
 
@@ -22,7 +23,12 @@ def test_budgets():
         ({"kind": "ladder"}, "parameters", "neither numbers of parameters nor shapes"),
         ({"kind": "grid"}, "grid", "neither is given"),
         ({"kind": "grid", "grid": "seed=1,2", "list": "x"}, "grid", "config.study.list is given"),
-        ({"kind": "grid", "grid": "seed=1,2", "smallest": 1e12}, "smallest", "neither budgets nor sizes"),
+        ({"kind": "grid", "grid": "seed=1,2", "smallest": 1e12}, "smallest", "'grid' does not read smallest"),
+        ({"kind": "grid", "grid": "seed=1,2", "warmup": 0.1}, "warmup", "does not read warmup"),
+        ({"kind": "grid", "grid": "seed=1,2", "rate": RATES["mup"]()}, "rate", "does not read rate"),
+        ({"kind": "grid", "grid": "seed=1,2", "evaluations": 3}, "evaluations", "does not read evaluations"),
+        ({"kind": "ladder", "parameters": (1e6,), "sizes": 7, "guess": "besiroglu"}, "sizes", "read sizes, guess"),
+        ({"smallest": 1e12, "multiples": (1.0,)}, "multiples", "'isoflop' does not read multiples"),
         ({"smallest": 1e12, "grid": "seed=1,2"}, "grid", "isoflop"),
         ({"smallest": 1e12, "rule": "list"}, "shapes", "0 shapes"),
         ({"smallest": 1e12, "seeds": (1, 1)}, "seeds", "(1, 1)"),

@@ -14,7 +14,7 @@ from scaling.synthetic import isoflop
 @pytest.mark.parametrize("method", ["parametric", pytest.param("isoflop", marks=pytest.mark.rotated), "curve"])
 def test_a_page_needs_no_network_and_shows_what_there_is(tmp_path, method):
     table = isoflop(noise=0.003)
-    options = FitOptions(method=method, starts=20, replicates=60)
+    options = FitOptions(method=method, starts=20 if method == "parametric" else 0, replicates=60)
     fit = fitting.fit(table, options, (Dropped(3, "lost-run", "status", "the run is 'diverged', not done"),))
     held = holdout.roll(table, options)
     scene = pictures.Scene(fit, table, 1e21, held)
@@ -22,7 +22,7 @@ def test_a_page_needs_no_network_and_shows_what_there_is(tmp_path, method):
     assert not re.search(r'(?:src|href)="(?!#)|url\((?!#)|@import|<script', text)
     assert "lost-run" in text and "diverged" in text and fit.digest in text and "Held out" in text
     charts = [title for title in re.findall(r'aria-label="([^"]*)"', text)]
-    assert {"isoFLOP curves", "N*(C)", "D*(C)", "L*(C)", "Predicted against measured"} <= set(charts)
+    assert {"isoFLOP curves", "N*(C)", "D*(C)", "L*(C)", "D*/N*(C)", "Predicted against measured"} <= set(charts)
     assert ("L(N, D)" in charts) == (method == "parametric")
     assert any(title.startswith("over ln") or title == "over N" for title in charts) == (method != "curve")
     assert sum(title.startswith(("a = ", "N* at")) for title in charts) == 2

@@ -49,7 +49,12 @@ def refused(tmp_path, values=TEXT, **study):
     return caught.value
 
 
-@pytest.mark.parametrize("values, ratio", [(TEXT, 20.0), (PICTURES, 0.2)], ids=["text", "pictures"])
+DEAR = [pytest.mark.slow, pytest.mark.rotated]
+
+
+@pytest.mark.parametrize(
+    "values, ratio", [pytest.param(TEXT, 20.0, id="text"), pytest.param(PICTURES, 0.2, id="pictures", marks=DEAR)]
+)
 def test_an_isoflop_study(values, ratio, tmp_path):
     found = planned(tmp_path, values, budgets=(1e12, 3e12), sizes=5, tokens_per_parameter=ratio)
     assert found.kind == "isoflop" and len(found.runs) == 10
@@ -92,6 +97,8 @@ def test_again_and_more(tmp_path):
     assert len(list((tmp_path / "configs").glob("*.json"))) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_ids_are_of_the_run_and_not_of_the_place(tmp_path):
     study = dict(budgets=(1e12,), sizes=3)
     first, second = planned(tmp_path / "a", **study), planned(tmp_path / "b", **study)
@@ -101,6 +108,8 @@ def test_ids_are_of_the_run_and_not_of_the_place(tmp_path):
     assert not {run.id for run in first.runs} & {run.id for run in other.runs}
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_bytes_on_a_device(tmp_path):
     """Of the largest model: 4 bytes of float32 for each parameter of the padded table, two moments of Adam beside them."""
     found = planned(tmp_path, budgets=(1e12,), sizes=3)
@@ -112,6 +121,8 @@ def test_bytes_on_a_device(tmp_path):
     assert "state of the largest model" in "\n".join(cost_table.lines(found))
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_seeds_and_evaluations(tmp_path):
     found = planned(tmp_path, budgets=(1e12,), sizes=3, seeds=(0, 1), evaluations=4)
     assert len(found.runs) == 6 and {run.config["seed"] for run in found.runs} == {0, 1}
@@ -120,6 +131,8 @@ def test_seeds_and_evaluations(tmp_path):
         assert math.ceil(steps / every) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_a_ladder(tmp_path):
     found = planned(tmp_path, kind="ladder", parameters=(5e4, 2e5), multiples=(0.5, 2.0), tokens_per_parameter=10.0)
     assert len(found.runs) == 4
@@ -146,6 +159,8 @@ def test_a_grid(tmp_path):
     assert "modle" in refused(tmp_path / "unknown", kind="grid", grid="modle.width=1,2").why
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_rules_of_rates_reach_the_runs(tmp_path):
     rate = dict(name="power", parameters=1e5, tokens=1e6, rate=0.01, rate_exponent=-0.5)
     found = planned(tmp_path, budgets=(1e12,), sizes=3, rate=rate)
@@ -157,6 +172,8 @@ def test_rules_of_rates_reach_the_runs(tmp_path):
     assert {run.config["model"]["base_width"] for run in scaled.runs} == {64}
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_what_is_warned_of_and_refused(tmp_path):
     large = {**TEXT, "train": dict(steps=1000, batch_size=512)}
     notes = planned(tmp_path / "a", large, budgets=(3e10,), sizes=3, spread=1.1).facts["notes"]
@@ -185,12 +202,16 @@ def test_an_optimum_at_the_edge():
     assert "2 sizes of 3" in " ".join(plans.doubts(chosen[:2], 1e12, 150.0, study))
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_another_convention_is_another_plan(tmp_path):
     by = lambda name: planned(tmp_path / name, budgets=(1e12,), sizes=3, convention=name).runs[0].facts
     assert by("6n")["flops"] == by("6n")["flops_6nd"]
     assert by("model")["flops"] == pytest.approx(1e12, rel=0.02) != by("model")["flops_6nd"]
 
 
+@pytest.mark.slow
+@pytest.mark.rotated
 def test_a_corpus_that_is_read_again(tmp_path):
     text = tmp_path / "text"
     text.mkdir()
