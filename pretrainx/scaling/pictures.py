@@ -25,6 +25,7 @@ from pretrainx.scaling.table import Table
 LINES = ("hoffmann", "besiroglu", "kaplan")  # presets that are drawn; others count other things
 FINE = 41  # points of a curve
 FEW = 17  # budgets of a law: each is solved anew in each replicate
+BROAD = (10.6, 4.6)  # inches, of a chart that has a row of the page to itself
 INK, RED = "#2b2f36", "#a33b3b"
 LAWS = ("N", "D", "L", "D/N")
 FLOPS = Axis("C (training FLOPs)", "log", "power")
@@ -152,21 +153,21 @@ def curves(scene: Scene) -> str:
             series.append(Series([one.parameters], [one.loss], "minimum", INK, "none", "*", size=8))
     series += _marked(scene, scene.table.parameters, scene.table.loss)
     note = "lines: the window of each fit; C in the legend"
-    return chart("isoFLOP curves", scene.of_size, Axis("loss"), series, key="isoflop", note=note, size=(10.6, 4.6))
+    return chart("isoFLOP curves", scene.of_size, Axis("loss"), series, key="isoflop", note=note, size=BROAD)
 
 
 def ways(scene: Scene) -> str:
     """Every evaluation over the FLOPs spent until it, a line for each run, and those that lie on the envelope."""
     table, series = scene.table, []
     sizes = np.unique(table.parameters).tolist()
-    for run in dict.fromkeys(table.runs):
+    for run in dict.fromkeys(table.runs[row] for row in np.argsort(table.parameters, kind="stable")):
         rows = np.flatnonzero([one == run for one in table.runs])
         rows = rows[np.argsort(table.flops[rows])]
         size = table.parameters[rows[0]]
         name = f"N {quantity(size)}"
         series.append(Series(table.flops[rows], table.loss[rows], name, sizes.index(size), marker="o", size=2.5))
     series.append(Series(*np.array(scene.best).T, scene.of_points, INK, "none", "*", size=8))
-    return chart("Training curves", FLOPS, Axis("loss", "log"), series, key="ways", size=(10.6, 4.6))
+    return chart("Training curves", FLOPS, Axis("loss", "log"), series, key="ways", size=BROAD)
 
 
 def frontier(scene: Scene, which: str) -> str:
@@ -275,7 +276,10 @@ def parity(scene: Scene) -> str:
         series.append(Series(*unseen, name, RED, "none", "o", size=3.5))
     if fit.form != "frontier":
         series += _marked(scene, actual, said)
-    return chart("Predicted against measured", Axis("measured loss"), Axis("predicted loss"), series, key="parity")
+    more = {"size": BROAD} if fit.form == "frontier" else {}  # no L(N, D) stands beside it
+    return chart(
+        "Predicted against measured", Axis("measured loss"), Axis("predicted loss"), series, key="parity", **more
+    )
 
 
 def replicates(scene: Scene) -> list[str]:
