@@ -27,14 +27,19 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_collection_modifyitems(config, items):
-    """PRETRAINX_SHARE=0/2 keeps one half of the tests marked `rotated`, 1/2 the other. Groups stay together, but for tests that
-    share nothing and only must not run side by side: `rotated(alone=True)`."""
+    """PRETRAINX_SHARE=3/16 keeps the fourth sixteenth of the tests marked `rotated`, and of the other slow ones the second half
+    (3 is odd). Groups stay together, but for tests that share nothing and only must not run side by side:
+    `rotated(alone=True)`; `rotated(of=1)` is always kept."""
     part, parts = map(int, os.environ.get("PRETRAINX_SHARE", "0/1").split("/"))
 
     def kept(item):
         rotated, group = item.get_closest_marker("rotated"), item.get_closest_marker("xdist_group")
-        name = group.args[0] if group and rotated and not rotated.kwargs.get("alone") else item.nodeid
-        return rotated is None or zlib.crc32(name.encode()) % parts == part
+        if rotated is None and item.get_closest_marker("slow") is None:
+            return True
+        alone = rotated is not None and rotated.kwargs.get("alone")
+        of = rotated.kwargs.get("of", parts) if rotated else min(parts, 2)
+        name = group.args[0] if group and not alone else item.nodeid
+        return zlib.crc32(name.encode()) % of == part % of
 
     config.hook.pytest_deselected(items=[item for item in items if not kept(item)])
     items[:] = filter(kept, items)

@@ -8,7 +8,6 @@ from typing import Any
 from pretrainx.cli.arguments import Arguments, Command, Flag
 from pretrainx.core.errors import ConfigError
 
-REACH = 10.0  # times the largest budget that was fitted, where none is named
 QUESTIONS = ("loss", "parameters", "tokens", "inference", "unique")
 
 
@@ -29,7 +28,7 @@ def _predict(arguments: Arguments) -> int:
     fit = _fit(flags)
     table = _results(flags, fit) if "workdir" in flags else None
     if not budgets and "loss" not in numbers and not {"parameters", "tokens"} <= set(numbers):
-        budgets = (fit.range[2][1], REACH * fit.range[2][1])
+        budgets = (fit.range[2][1], predictions.REACH * fit.range[2][1])
     asked = answers.Questions(budgets, **{**numbers, "unique": _unique(flags, fit)})
     noise = predictions.scatter(fit, table)
     for line in answers.lines(fit, asked, noise):
@@ -62,9 +61,9 @@ def _unique(flags: dict[str, str], fit: Any) -> float | None:
 
 
 def _hold_out(fit: Any, table: Any) -> None:
+    from pretrainx.core.readable import aligned
     from pretrainx.scaling import holdout
     from pretrainx.scaling.fit_options import FitOptions
-    from pretrainx.scaling.fit_text import aligned
 
     if table is None:
         raise _needs("--hold_out", "the runs that are held out are read from a study")
@@ -139,7 +138,7 @@ def _report(arguments: Arguments) -> int:
     if "workdir" not in flags and not ("fit" in flags and "table" in flags):
         raise _needs("pretrainx scaling report", "it shows the runs of a study beside the fit", "--workdir=DIR")
 
-    from pretrainx.scaling import manifest, page, pictures
+    from pretrainx.scaling import manifest, page, pictures, predictions
 
     directory = Path(flags.get("workdir", "."))
     study = manifest.read(directory) if (directory / manifest.NAME).is_file() else None
@@ -153,7 +152,7 @@ def _report(arguments: Arguments) -> int:
     fit = _fit(flags)
     table = _results(flags, fit)
     chosen = _held(fit, table)
-    target = _number("budget", flags["budget"]) if "budget" in flags else REACH * fit.range[2][1]
+    target = _number("budget", flags["budget"]) if "budget" in flags else predictions.REACH * fit.range[2][1]
     scene = pictures.Scene(fit, table, target, next(iter(chosen.values()), ()), _unique(flags, fit))
     print(f"written: {page.write(output, title, scene, study, chosen)}")
     return 0

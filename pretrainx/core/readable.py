@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def quantity(value: float) -> str:
@@ -43,3 +44,10 @@ def duration(seconds: float | None) -> str:
         return f"{minutes // 60}h{minutes % 60:02d}m"
     hours = round(seconds / 3600)
     return f"{hours // 24}d{hours % 24:02d}h"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:
+    """A line for each row, columns as wide as their widest cell, cells to the left or to the right of theirs."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    place = str.rjust if right else str.ljust
+    return ["  ".join(map(place, row, widths)).rstrip() for row in rows]

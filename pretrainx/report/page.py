@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import datetime
 import json
-import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +15,12 @@ from typing import Any
 from pretrainx.core.config import difference, flatten
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.readable import duration, quantity
+from pretrainx.core.whole_file import write_whole
 from pretrainx.report.bars import panel
 from pretrainx.report.curves import COLOURS, draw
+from pretrainx.report.document import document, section
 from pretrainx.report.goodput import attempts, goodput
 from pretrainx.report.read import Run, Sample, read_runs
-from pretrainx.report.style import STYLE
 
 _SAMPLES_SHOWN = 12  # of one run alone
 _SAMPLES_SHOWN_BESIDE = 4  # of each of several runs
@@ -46,16 +46,12 @@ def write(output: str | Path, workdirs: Sequence[str | Path]) -> Path:
         )
     output = Path(output)
     text = render(read_runs(workdirs))
-    unfinished = output.with_name(output.name + ".unfinished")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, output)
+        return write_whole(output, text)
     except OSError as error:
         raise ConfigError(
             "the report cannot be written", where=f"--output={output}", why=str(error), do="name another file"
         ) from error
-    return output
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -64,29 +60,20 @@ def render(runs: Sequence[Run]) -> str:
     most = _SAMPLES_SHOWN if len(runs) == 1 else _SAMPLES_SHOWN_BESIDE
     sections = [
         _headline(runs),
-        _section("Curves", _curves(runs)),
-        _section("Time", times) if (times := panel(runs)) else "",
-        _section("Config differences", _config_differences(runs)) if len(runs) > 1 else "",
-        *(_section(_of(run, "Evaluations", runs), _evaluations(run.evals)) for run in runs if run.evals),
-        *(_section(_of(run, "Pictures", runs), _pictures(run)) for run in runs if run.pictures or run.left_out),
-        *(_section(_of(run, "Samples", runs), _samples(run.samples, most)) for run in runs if run.samples),
-        *(_section(_of(run, "Events", runs), _events(run.events)) for run in runs if run.events),
-        *(_section(_of(run, "Config", runs), _config(run.config, folded=len(runs) > 1)) for run in runs),
+        section("Curves", _curves(runs)),
+        section("Time", times) if (times := panel(runs)) else "",
+        section("Config differences", _config_differences(runs)) if len(runs) > 1 else "",
+        *(section(_of(run, "Evaluations", runs), _evaluations(run.evals)) for run in runs if run.evals),
+        *(section(_of(run, "Pictures", runs), _pictures(run)) for run in runs if run.pictures or run.left_out),
+        *(section(_of(run, "Samples", runs), _samples(run.samples, most)) for run in runs if run.samples),
+        *(section(_of(run, "Events", runs), _events(run.events)) for run in runs if run.events),
+        *(section(_of(run, "Config", runs), _config(run.config, folded=len(runs) > 1)) for run in runs),
     ]
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)} - pretrainx report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
-        f'<header><p class="kind">pretrainx report</p><h1>{escape(title)}</h1></header>\n'
-        + "\n".join(filter(None, sections))
-        + f"\n<footer>Made {made}. Rates and MFU are medians over the logged steps; "
-        + "steps that ran again after a resume count once.</footer>\n</body>\n</html>\n"
+    footer = (
+        f"Made {made}. Rates and MFU are medians over the logged steps; steps that ran again after a resume count once."
     )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+    return document(title, "pretrainx report", sections, footer)
 
 
 def _of(run: Run, title: str, runs: Sequence[Run]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from pretrainx.adapt.wrapper import innermost
 from pretrainx.core import config as strict
 from pretrainx.core.errors import ConfigError
 from pretrainx.core.readable import duration
+from pretrainx.core.whole_file import write_whole
 from pretrainx.data.loader import Prefetch, place
 from pretrainx.parallel import distributed
 from pretrainx.parallel.compilation import keep_compiled_programs
@@ -267,10 +267,8 @@ def write_facts(recipe: Recipe, parts: Parts, workdir: Path, journal: Journal) -
         "params.txt": "\n".join(lines(parts)),
     }
     for name, content in facts.items():
-        partial = workdir / f"{name}.partial"
         try:
-            partial.write_text(content + "\n")
-            os.replace(partial, workdir / name)
+            write_whole(workdir / name, content + "\n")
         except OSError as error:
             journal.event("warning", text=f"{name} was not written: {error}")
 

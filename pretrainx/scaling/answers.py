@@ -9,9 +9,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from pretrainx.core.errors import DataError
-from pretrainx.core.readable import quantity
+from pretrainx.core.readable import aligned, quantity
 from pretrainx.scaling import inverse, predictions
-from pretrainx.scaling.fit_text import aligned
 from pretrainx.scaling.fits import Fit
 from pretrainx.scaling.laws import FORMS
 

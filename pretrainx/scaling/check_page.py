@@ -13,7 +13,7 @@ import numpy as np
 from pretrainx import __version__
 from pretrainx.core.whole_file import write_whole
 from pretrainx.report.charts import Axis, Series, chart
-from pretrainx.report.style import STYLE
+from pretrainx.report.document import document, section
 from pretrainx.scaling.coordinates import Coordinates
 from pretrainx.scaling.lr_transfer import Transfer, shown
 from pretrainx.scaling.manifest import identity
@@ -31,17 +31,13 @@ def write(directory: Path, name: str, found: Mapping[str, Found], values: dict[s
         charts = coordinate_charts(title, each) if isinstance(each, Coordinates) else transfer_charts(title, each)
         figures = "".join(f"<figure>{svg}</figure>" for svg in charts)
         table = escape("\n".join(each.lines()))
-        sections.append(
-            f'<h2>{escape(title)}</h2><p>{escape(each.verdict())}</p><div class="curves">{figures}</div><pre>{table}</pre>'
-        )
-    head = f'<meta charset="utf-8"><title>{TITLES[name]}</title><style>{STYLE}</style>'
+        body = f'<p>{escape(each.verdict())}</p><div class="curves">{figures}</div><pre>{table}</pre>'
+        sections.append(section(title, body))
     settings = escape(json.dumps(values, indent=1, default=str))
-    foot = f"<footer>pretrainx {__version__}, config {identity(values)}</footer>"
-    config = f"<details><summary>Config</summary><pre>{settings}</pre></details>"
-    body = f"<header><h1>{TITLES[name]}</h1></header>{''.join(sections)}{config}"
-    return write_whole(
-        directory / f"{name}.html", f"<!doctype html><html lang=en><head>{head}</head><body>{body}{foot}</body></html>"
-    )
+    sections.append(f"<details><summary>Config</summary><pre>{settings}</pre></details>")
+    footer = f"pretrainx {__version__}, config {identity(values)}"
+    page = document(TITLES[name], "pretrainx scaling", sections, footer)
+    return write_whole(directory / f"{name}.html", page)
 
 
 def plain(found: Found) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from pretrainx.core import json_lines
-from pretrainx.core.readable import duration, quantity, size
+from pretrainx.core.readable import aligned, duration, quantity, size
 from pretrainx.runs import recipe as recipes
 from pretrainx.scaling.manifest import Manifest, Run
 from pretrainx.training.peak import PEAKS
@@ -28,9 +28,7 @@ def lines(manifest: Manifest, rate: float | None = None, source: str = "") -> It
         heads = (*varied, *HEADS[2:])
         cells = lambda run: (*(str(run.changes.get(key, "")) for key in varied), *row(run, rate)[2:])
     table = [heads, *map(cells, runs)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for each in table:
-        yield "  ".join(cell.rjust(width) for cell, width in zip(each, widths, strict=True)).rstrip()
+    yield from aligned(table, right=True)
     facts, units = manifest.facts, math.fsum(run.facts["tokens"] for run in runs)
     flops = f"{facts['flops']:.3g} FLOPs ({facts['convention']})" if facts["flops"] else "FLOPs not counted"
     yield f"{len(runs)} runs, {flops}, {quantity(units)} {facts['unit']}s; N counts {facts['counted']}"

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pretrainx.core.readable import aligned
 from pretrainx.scaling import delta
 from pretrainx.scaling.fits import Fit
 from pretrainx.scaling.laws import FORMS
+from pretrainx.scaling.predictions import FEWEST, REACH, asks_unique
 from pretrainx.scaling.presets import DOMAINS, GOPHER, PRESETS, TEXT
+from pretrainx.scaling.ratio import RATIO
 
 NORMAL = 1.6449  # standard deviations on each side of a normal's middle 90%
-REACH = 10.0  # the optimum is shown at the largest budget fitted, and at this many times it
 STEP = 1.0  # of ln C on each side, for the exponent: an optimum along measured costs stays at some sizes for a while
 SHOWN = 12  # rows that were left out
 QUANTITIES = ("N*", "D*", "L*", "a")
-RULE = 20.0  # tokens per parameter
 
 
 def lines(fit: Fit) -> list[str]:
@@ -97,7 +98,10 @@ def _optima(fit: Fit) -> list[str]:
             reach = None if deviations is None else best[index] + NORMAL * deviations[index] * np.array([-1, 1])
             shown = _intervals(best[index], sample, reach, np.array if name == "a" else np.exp, _count)
             rows.append((f"{budget:.3g}" if index == 0 else "", name, *shown))
-    return [*aligned(rows), "", *_presets(top)]
+    without_limit = (
+        ["of unlimited unique tokens; scaling predict --unique=U asks for fewer"] if asks_unique(fit) else []
+    )
+    return [*aligned(rows), *without_limit, "", *_presets(top)]
 
 
 def _presets(budget: float) -> list[str]:
@@ -107,8 +111,8 @@ def _presets(budget: float) -> list[str]:
         reached = f"{loss:.4g}" if np.isfinite(loss) else ""
         ratios = (f"{ratio:.3g}" for ratio in (tokens / size, preset.ratio()))
         rows.append((name, _count(size), _count(tokens), reached, *ratios))
-    size = (budget / (6 * RULE)) ** 0.5
-    rows.append(("20:1 rule", _count(size), _count(RULE * size), "", f"{RULE:g}", f"{RULE:g}"))
+    size = (budget / (6 * RATIO)) ** 0.5
+    rows.append(("20:1 rule", _count(size), _count(RATIO * size), "", f"{RATIO:g}", f"{RATIO:g}"))
     known = {**{f"text ({name})": pair for name, pair in TEXT.items()}, **DOMAINS}
     elsewhere = "; ".join(f"{name} {a:g} / {b:g}" for name, (a, b) in known.items())
     return [
@@ -166,7 +170,8 @@ def _reach(name: str, value: float, deviation: float) -> np.ndarray:
 def _intervals(value: float, sample, reach, turned=np.array, written="{:.5g}".format) -> tuple[str, str, str]:
     """Estimate and both intervals as text. turned: from what is given to what is shown, exp where logarithms are given."""
     show = lambda number: written(float(turned(number)))
-    replicated = "" if sample is None else " .. ".join(map(show, np.percentile(sample, [5, 95])))
+    few = sample is None or len(sample) < FEWEST
+    replicated = "" if few else " .. ".join(map(show, np.percentile(sample, [5, 95])))
     if reach is None:
         return show(value), replicated, ""
     return show(value), replicated, "held" if reach[0] == reach[1] else " .. ".join(map(show, reach))
@@ -186,9 +191,3 @@ def _plain(value) -> str:
     if isinstance(value, (list, tuple, np.ndarray)):
         return " ".join(map(_plain, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """A line for each row, columns as wide as their widest cell."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

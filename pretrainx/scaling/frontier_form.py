@@ -123,11 +123,7 @@ def fit_through(
             "E_interval": curve.floors,
             "notes": [*diagnostics.get("notes", ()), *curve.notes],
         },
-        convention=table.convention,
-        counted=table.counted,
-        unit=table.unit,
-        source=table.source,
-        digest=table.digest(),
+        **table.origin(),
     )
 
 

@@ -17,10 +17,9 @@ from pretrainx.scaling.fits import Fit
 from pretrainx.scaling.fitting import fit
 from pretrainx.scaling.frontier_form import cost_of, power_law
 from pretrainx.scaling.minimum import drawn
-from pretrainx.scaling.ratio import at_ratio
+from pretrainx.scaling.ratio import RATIO, at_ratio
 from pretrainx.scaling.table import Table
 
-RATIO = 20.0  # tokens per parameter of the rule that is the second baseline
 LEAST = 2  # budgets below the one that is held out
 
 # What is chosen among where a caller names nothing: ways that work from few budgets on.

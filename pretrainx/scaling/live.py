@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pretrainx.core.readable import duration, quantity
+from pretrainx.core.readable import aligned, duration, quantity
 from pretrainx.scaling.manifest import Manifest, Run
 from pretrainx.scaling.status import DIVERGED, DONE, FAILED, FINAL, RUNNING, STOPPED, WAITING, Standing
 
@@ -107,9 +107,7 @@ def table(runs: Sequence[Run], standings: Mapping[str, Standing], rows: int) -> 
     names = {run.id for run in shown}
     cells = [("run", "budget", "N", "D", "status", "loss")]
     cells += [row(run, standings[run.id]) for run in runs if run.id in names]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return lines
+    return aligned(cells)
 
 
 def row(run: Run, standing: Standing) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core import json_lines
+from pretrainx.core.readable import aligned
 from pretrainx.scaling import manifest
 from pretrainx.scaling.status import DONE
 
@@ -86,9 +87,7 @@ def lines(found: Outcome) -> list[str]:
     """The table as text; the best has a star."""
     cells = [("", *found.keys, found.metric)]
     cells += [("*" if point is found.best else "", *map(str, point.values), point.words()) for point in found.points]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    table = [" ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [*table, *edges(found)]
+    return [*aligned(cells), *edges(found)]
 
 
 def edges(found: Outcome) -> list[str]:

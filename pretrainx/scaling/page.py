@@ -11,7 +11,7 @@ from typing import Any
 
 from pretrainx import __version__
 from pretrainx.core.whole_file import write_whole
-from pretrainx.report.style import STYLE
+from pretrainx.report.document import document, section
 from pretrainx.scaling import answers, fit_text, holdout, pictures, predictions
 from pretrainx.scaling.holdout import HeldOut
 from pretrainx.scaling.manifest import Manifest, identity
@@ -39,29 +39,17 @@ def write(
     sections = [panel] if panel else []
     if scene is not None:
         sections += [
-            _section("Optima", _optima(scene)),
-            *(_section(heading, _charts(found)) for heading, found in pictures.groups(scene).items()),
-            _section("Held out", _held(chosen)) if chosen and any(chosen.values()) else "",
-            _section("Fit", f"<pre>{escape(chr(10).join(fit_text.lines(scene.fit)))}</pre>"),
-            _section("Left out", _dropped(scene)) if scene.fit.dropped else "",
-            _section("Options", _pairs(scene.fit.options)),
+            section("Optima", _optima(scene)),
+            *(section(heading, _charts(found)) for heading, found in pictures.groups(scene).items()),
+            section("Held out", _held(chosen)) if chosen and any(chosen.values()) else "",
+            section("Fit", f"<pre>{escape(chr(10).join(fit_text.lines(scene.fit)))}</pre>"),
+            section("Left out", _dropped(scene)) if scene.fit.dropped else "",
+            section("Options", _pairs(scene.fit.options)),
         ]
-    sections.append(_section("Where it comes from", _pairs(_origins(scene, manifest))))
+    sections.append(section("Where it comes from", _pairs(_origins(scene, manifest))))
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    text = (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)} - pretrainx scaling report</title>\n<style>\n{STYLE}{NARROW}</style>\n</head>\n<body>\n"
-        f'<header><p class="kind">pretrainx scaling report</p><h1>{escape(title)}</h1></header>\n'
-        + "\n".join(filter(None, sections))
-        + f"\n<footer>Made {made} by pretrainx {__version__}. Intervals are {predictions.LEVEL:.0%}.</footer>\n"
-        "</body>\n</html>\n"
-    )
-    return write_whole(output, text)
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+    footer = f"Made {made} by pretrainx {__version__}. Intervals are {predictions.LEVEL:.0%}."
+    return write_whole(output, document(title, "pretrainx scaling report", sections, footer, NARROW))
 
 
 def _charts(found: Sequence[str]) -> str:

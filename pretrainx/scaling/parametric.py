@@ -66,11 +66,7 @@ def fit(table: Table, options: FitOptions = FitOptions(), start: Mapping[str, fl
             (float(column.min()), float(column.max())) for column in (kept.parameters, kept.tokens, kept.flops)
         ),
         diagnostics={**diagnosis.of(problem, found, best, objective), **crossed},
-        convention=table.convention,
-        counted=table.counted,
-        unit=table.unit,
-        source=table.source,
-        digest=table.digest(),
+        **table.origin(),
     )
 
 

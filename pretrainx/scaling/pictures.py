@@ -14,12 +14,12 @@ from pretrainx.report.charts import GREY, Axis, Grid, Guide, Series, bars, chart
 from pretrainx.scaling import isoflop, predictions
 from pretrainx.scaling.fit_options import FitOptions
 from pretrainx.scaling.fits import OF_FILE, Fit
-from pretrainx.scaling.holdout import RATIO, HeldOut, best_of
+from pretrainx.scaling.holdout import HeldOut, best_of
 from pretrainx.scaling.laws import FORMS
 from pretrainx.scaling.minimum import drawn
 from pretrainx.scaling.outliers import RULE, residuals
 from pretrainx.scaling.presets import PRESETS
-from pretrainx.scaling.ratio import at_ratio
+from pretrainx.scaling.ratio import RATIO, at_ratio
 from pretrainx.scaling.table import Table
 
 LINES = ("hoffmann", "besiroglu", "kaplan")  # presets that are drawn; others count other things

@@ -12,10 +12,11 @@ from pretrainx.core.readable import quantity
 from pretrainx.scaling import delta
 from pretrainx.scaling.fits import Fit
 from pretrainx.scaling.laws import FORMS
-from pretrainx.scaling.ratio import at_ratio
+from pretrainx.scaling.ratio import RATIO, at_ratio
 from pretrainx.scaling.table import Table
 
 LEVEL = 0.9
+REACH = 10.0  # optima are shown at the largest budget that was fitted, and at so many times it
 DECADE = float(np.log(10))
 FEWEST = 20  # replicates: of fewer, percentiles say nothing
 Function = Callable[[Mapping[str, float]], np.ndarray]
@@ -166,7 +167,7 @@ def exponents(fit: Fit, budget: float, unique: float | None = None) -> np.ndarra
     return (found[:, 1] - found[:, 0]) / DECADE
 
 
-def at_rule(fit: Fit, budget: float, ratio: float = 20.0) -> tuple[float, float]:
+def at_rule(fit: Fit, budget: float, ratio: float = RATIO) -> tuple[float, float]:
     """N and D of a budget at a ratio of tokens to parameters, by the fit's own cost."""
     size = at_ratio(budget, ratio, fit.cost)
     return size, ratio * size

@@ -6,6 +6,8 @@ import math
 
 from pretrainx.scaling.fits import Cost
 
+RATIO = 20.0  # tokens per parameter: the rule of thumb after Hoffmann et al. 2022
+
 
 def at_ratio(budget: float, ratio: float, cost: Cost) -> float:
     """The N for which the budget is spent on `ratio` x N units: N x ratio x FLOPs per unit(N) = budget."""

@@ -50,6 +50,11 @@ class Table:
             runs, **columns, convention=self.convention, counted=self.counted, unit=self.unit, source=self.source
         )
 
+    def origin(self) -> dict[str, str]:
+        """What a fit keeps of where its rows are from."""
+        facts = {name: getattr(self, name) for name in ("convention", "counted", "unit", "source")}
+        return facts | {"digest": self.digest()}
+
     def digest(self) -> str:
         """A hash of all numbers, by which a fit names its data."""
         columns = b"".join(np.ascontiguousarray(getattr(self, name), np.float64).tobytes() for name in self.COLUMNS)

@@ -167,6 +167,7 @@ def test_the_copy_is_what_is_tested(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotated(of=1)  # it has a share of its own
 @pytest.mark.timeout(1800)
 def test_every_fault_is_killed(tmp_path):
     """And without a fault every killer passes. PRETRAINX_MUTANTS=0/2 is the first half of the table, 1/2 the other."""
